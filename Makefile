@@ -1,0 +1,2 @@
+proto: ## write the stubs of protos/ again
+	.venv/bin/python tools/protogen.py

@@ -1,0 +1,385 @@
+"""What the storage domain needs from the outside, in small Protocols, and the values that cross them.
+
+Times are `int` microseconds since 1970 UTC (`…_us`). Paths are relative to the table's folder and use `/`. A `Version`
+is the number of a commit. Everything `async` may be awaited on the event loop; everything that is not is either free of
+I/O or says "blocking" and belongs on a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+Version = int
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class CommitKind(StrEnum):
+    """What a version is, as WatchTable names it. The version a table is created with is SCHEMA."""
+
+    APPEND = "APPEND"
+    MERGE = "MERGE"
+    COMPACT = "COMPACT"
+    RESTORE = "RESTORE"
+    SCHEMA = "SCHEMA"
+    FENCE = "FENCE"
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ColumnStatistics:
+    """Bounds of one top-level column of one file. `minimum`, `maximum`: Delta's JSON form (numbers, strings, ISO times), None when unknown.
+
+    `null_count` is None when unknown. A float column holding NaN or an infinity has no bounds.
+    """
+
+    minimum: Any = None
+    maximum: Any = None
+    null_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """An immutable Parquet file of a table. `level`: 0 as committed, 1 and 2 after compaction. `added_in`: the version that added it.
+
+    `added_in` is an upper bound for a file that comes from a checkpoint. `statistics` is parsed lazily from `stats_json`
+    by `svc_storage.domain.statistics`.
+    """
+
+    path: str
+    size_bytes: int
+    row_count: int
+    level: int = 0
+    added_in: Version = 0
+    modified_ms: int = 0
+    stats_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFile:
+    """Parquet of dead letters under `_millrace/dead_letters/`. Visible only because a commit names it."""
+
+    path: str
+    size_bytes: int
+    row_count: int
+    added_in: Version = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMark:
+    """One accepted batch: first row's offset, its n (rows + dead letters), CRC-32 of the payload bytes as sent."""
+
+    offset: int
+    rows: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriterState:
+    """How far a writer got, as of a version. `marks`: its last 64 batches, oldest first. `event_time_high_us`: None = unknown."""
+
+    epoch: int
+    next_offset: int = 0
+    positions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    event_time_high_us: int | None = None
+    marks: tuple[BatchMark, ...] = ()
+    owner: str = ""
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One atomic change of a table. `id` is unique and tells our commit from another's after an ambiguous answer.
+
+    `writers` holds the new record of each writer that the commit moves; their `marks` are only the batches of this commit.
+    `removes` of a COMPACT hold the same rows as its `adds`. `schema` is set when the commit changes it.
+    """
+
+    id: str
+    kind: CommitKind
+    time_us: int
+    adds: tuple[DataFile, ...] = ()
+    removes: tuple[DataFile, ...] = ()
+    writers: Mapping[str, WriterState] = field(default_factory=lambda: NOTHING)
+    dead_letters: tuple[DeadLetterFile, ...] = ()
+    schema: pa.Schema | None = None
+    schema_id: int = 0
+    event_time_high_us: int | None = None
+    trace_context: str = ""
+
+    @property
+    def rows_added(self) -> int:
+        """Rows that readers gain; a compaction adds none."""
+        return 0 if self.kind is CommitKind.COMPACT else sum(file.row_count for file in self.adds)
+
+    @property
+    def rows_removed(self) -> int:
+        """Rows that readers lose; a compaction removes none."""
+        return 0 if self.kind is CommitKind.COMPACT else sum(file.row_count for file in self.removes)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit with the number it got."""
+
+    version: Version
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A table at one version. `files` in commit order, keyed by path. `schema` includes storage's `_` columns."""
+
+    version: Version
+    time_us: int
+    schema: pa.Schema
+    schema_id: int = 1
+    files: Mapping[str, DataFile] = field(default_factory=lambda: NOTHING)
+    writers: Mapping[str, WriterState] = field(default_factory=lambda: NOTHING)
+    dead_letters: tuple[DeadLetterFile, ...] = ()
+    event_time_high_us: int | None = None
+
+    @property
+    def row_count(self) -> int:
+        return sum(file.row_count for file in self.files.values())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LogTail:
+    """What a log holds: `base`, the oldest state that can still be opened, and every commit after it, ascending, without a gap.
+
+    `removed_us`: files that left the newest version before `base`, with the time they did; they are kept for pinned readers.
+    """
+
+    base: Snapshot
+    commits: tuple[Committed, ...]
+    removed_us: Mapping[str, int] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """A table in the catalog. `name`: `namespaces/{n}/tables/{t}`. `etag` changes with every put. `body`: the definition, JSON
+    that only `svc_storage.domain.definition` reads. `owner`: the principal who created it."""
+
+    name: str
+    uid: str
+    etag: str
+    created_us: int
+    updated_us: int
+    owner: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMark:
+    """A caller's request: `id` (its request_id), `principal`, and a fingerprint of everything else in it (hex)."""
+
+    id: str
+    principal: str
+    fingerprint: str
+
+
+# -- the log and the files of one table -------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class CommitCapabilities:
+    """What a log can do beyond appending. The zero value is the least capable backend."""
+
+    conditional: bool = False
+    """Two processes racing for one number: one of them gets VersionTaken. Else one process must own the store."""
+    checkpoints: bool = False
+    trim: bool = False
+
+
+class VersionTaken(Exception):
+    """Another commit got the number: `CommitLog.read_after`, decide anew."""
+
+
+class CommitLog(Protocol):
+    """Decides which version comes next. One winner per number; a reader sees a commit whole or not at all."""
+
+    capabilities: CommitCapabilities
+
+    async def recover(self) -> LogTail:
+        """Makes what is there durable and consistent (contracts.md W4 a–c), then reads it. Called once, before anything else.
+
+        Raises ChecksumMismatch (DATA_LOSS) when the log is damaged in the middle."""
+
+    async def append(self, commit: Commit, *, after: Version) -> Version:
+        """Makes `commit` the successor of `after`; durable when it returns, safe to repeat with the same commit id.
+
+        Raises VersionTaken (another commit won) and OutcomeUnknown (the store did not say: `read_after(after)` before
+        anything else)."""
+
+    async def read_after(self, version: Version) -> Sequence[Committed]:
+        """Every commit after `version`, freshly read, made durable, ascending."""
+
+    async def checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
+        """Makes `snapshot` (the newest version) a base from which the log can be opened; durable when it returns."""
+
+    async def checkpoints(self) -> Sequence[Version]:
+        """The versions that can serve as a base, ascending."""
+
+    async def trim(self, floor: Version) -> None:
+        """Forgets every commit at or below `floor`, a base; afterwards `recover` starts there."""
+
+    async def close(self) -> None:
+        """Lets go of handles. Nothing is written."""
+
+
+class TableFiles(Protocol):
+    """The files of one table. A file is written once, whole, durable, and never changed."""
+
+    async def write(
+        self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, level: int = 0
+    ) -> DataFile:
+        """Writes one Parquet file with its statistics; durable (file and folder) when it returns. `batches` is consumed on a
+        worker thread. Raises DiskFull, StoreUnavailable; then nothing of it is visible."""
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Blocking. A seekable source of the file's bytes; the caller closes it. Raises FileMissing."""
+
+    def location(self, path: str) -> Path | None:
+        """The absolute place on this machine that a DIRECT reader may open, None when there is none."""
+
+    async def put_record(self, name: str, content: bytes) -> None:
+        """Stores a small record under `_millrace/` (`plans/17.json`), replacing an older one; durable when it returns."""
+
+    async def get_record(self, name: str) -> bytes | None:
+        """What was put under `name`, None when nothing was."""
+
+    async def list_paths(self) -> Sequence[tuple[str, int]]:
+        """(path, modified_us) of every file that is not the log's own, records and dead letters included."""
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Removes files; a missing one is no error."""
+
+
+class Backend(Protocol):
+    """Where the tables live."""
+
+    name: str
+
+    async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
+        """Makes the table's folder and version 0; durable when it returns; repeating it with the same uid is no error."""
+
+    def open(self, uid: str) -> tuple[CommitLog, TableFiles]:
+        """The two halves of a table that exists. Nothing is read yet."""
+
+    async def drop(self, uid: str) -> None:
+        """Removes the folder; a missing one is no error."""
+
+    async def list_uids(self) -> Sequence[str]:
+        """Every folder there is, in the catalog or not."""
+
+
+# -- catalog, leases, readers, time -----------------------------------------------------------------------------------
+class Catalog(Protocol):
+    """The tables' rows; the truth about which tables exist. A change and its request's outcome are one transaction.
+
+    A request that was answered in the last 24 h is answered again with the stored row and changes nothing; the same id
+    (of the same principal) with another fingerprint raises RequestIdReused."""
+
+    async def create_table(self, row: TableRow, request: RequestMark) -> TableRow:
+        """Raises ResourceExists when the name is taken."""
+
+    async def update_table(self, row: TableRow, *, expected_etag: str, request: RequestMark) -> TableRow:
+        """Replaces the row of `row.uid`. Raises TableNotFound, EtagMismatch (also when `expected_etag` is of an older row)."""
+
+    async def delete_table(self, name: str, *, expected_etag: str, request: RequestMark) -> TableRow:
+        """Removes and returns the row; `expected_etag` "" = any. Raises TableNotFound, EtagMismatch."""
+
+    async def outcome(self, request: RequestMark) -> TableRow | None:
+        """The row this request was answered with, None when it was not. Raises RequestIdReused."""
+
+    async def get_table(self, name: str) -> TableRow | None: ...
+
+    async def list_tables(self, namespace: str, *, after_name: str, limit: int) -> Sequence[TableRow]:
+        """Rows of a namespace ("" = all) with a name above `after_name`, by name."""
+
+
+class LeaseCheck(Protocol):
+    """What the committer asks about leases. Names are lease names as LeaseService knows them."""
+
+    async def current_epoch(self, lease: str) -> int:
+        """The newest epoch ever granted, 0 when none was. Time does not matter here: only a later Acquire invalidates."""
+
+    async def raise_floor(self, lease: str, epoch: int) -> None:
+        """Durably makes the next Acquire start above `epoch` (a writer bound to the lease has taken it)."""
+
+
+class ReaderMarks(Protocol):
+    """Named durable readers, for retention."""
+
+    async def slowest(self, table_uid: str) -> Version | None:
+        """The lowest version a live reader (moved in the last 24 h) has got through; None when there is none."""
+
+
+class Clock(Protocol):
+    def now_us(self) -> int:
+        """Wall clock."""
+
+    def monotonic_s(self) -> float: ...
+
+
+# -- what the write half offers the read half -------------------------------------------------------------------------
+class TableView(Protocol):
+    """An open table as readers see it: published versions only, all of them durable.
+
+    `T$dead_letters` is one of these too: its files are the dead letters, its versions the table's."""
+
+    @property
+    def row(self) -> TableRow: ...
+
+    @property
+    def files(self) -> TableFiles: ...
+
+    @property
+    def event_time_column(self) -> str:
+        """ "" when the table has none."""
+
+    @property
+    def head(self) -> Version:
+        """The newest published version."""
+
+    @property
+    def oldest(self) -> Version:
+        """The oldest version that can be opened; commits are known for every version above it (and for 0)."""
+
+    @property
+    def deleted(self) -> bool: ...
+
+    async def wait_beyond(self, version: Version) -> Version:
+        """Returns the head once it is above `version`. Raises TableNotFound when the table is deleted meanwhile."""
+
+    async def snapshot(self, version: Version | None = None) -> Snapshot:
+        """The table at a version (None: the head). Raises VersionExpired (metadata oldest_version), VersionInFuture."""
+
+    def commits_in(self, after: Version, through: Version) -> Sequence[Committed]:
+        """The commits of (after, through], ascending. Raises VersionExpired (metadata oldest_version), VersionInFuture."""
+
+    def version_at(self, time_us: int) -> Version:
+        """The newest version committed at or before a time. Raises VersionExpired when that is before `oldest`."""
+
+    def note_planned(self, version: Version) -> None:
+        """A read of `version` was handed out: its file list is kept for 6 h even when the log is cut."""
+
+
+class OpenTables(Protocol):
+    """The tables by name, opened on first use. Opening recovers the log first, so it may take a moment."""
+
+    async def view(self, name: str, *, uid: str = "") -> TableView:
+        """`name` may end in `$dead_letters`. Raises TableNotFound, and TableRecreated when `uid` is given and is another's."""
+
+    def opened(self) -> AsyncIterator[TableView]:
+        """The tables that are open now (for statistics and probes); never opens one."""

@@ -1,2 +1,45 @@
-proto: ## write the stubs of protos/ again
-	.venv/bin/python tools/protogen.py
+# `make up` and `make test` are all a visitor needs. `make help` lists the rest.
+PYTHON ?= python3
+RUN := .venv/bin
+PORT_BASE ?=
+DETACH ?=
+STAGES ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test fmt proto lock bench chaos clean server-set dev-set
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: server-set ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns
+	@exec $(RUN)/millrace up $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(filter-out 0,$(DETACH)),--detach)
+
+down: ## stop what `make up` started
+	@if [ -x $(RUN)/millrace ]; then exec $(RUN)/millrace down; else echo "nothing is installed here, so nothing runs"; fi
+
+test: dev-set ## everything: format, lint, types, rules, tests, browser, chaos; STAGES=unit,e2e picks
+	@exec $(RUN)/python tools/run_stages.py $(STAGES)
+
+fmt: dev-set ## format, and repair what can be repaired
+	@$(RUN)/ruff format . && $(RUN)/ruff check --fix . && $(RUN)/buf format -w protos
+
+proto: dev-set ## write the stubs of protos/ again
+	@$(RUN)/python tools/protogen.py && $(RUN)/buf lint
+
+lock: ## resolve requirements/*.in again (needs uv); UPGRADE=1 takes the newest of everything
+	@tools/lock.sh $(if $(UPGRADE),--upgrade)
+
+bench: dev-set ## measure against peers (bench/README.md)
+	@exec $(RUN)/python -m bench
+
+chaos: dev-set ## a hundred episodes of kills and faults
+	@exec $(RUN)/python -m tests.chaos
+
+clean: down ## remove .venv and caches; data (.millrace) stays
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@[ ! -d .millrace ] || echo "the data stays: remove it with \`rm -r .millrace\`"
+
+server-set dev-set:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here: install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	@$(PYTHON) tools/install.py $(@:-set=)

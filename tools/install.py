@@ -1,0 +1,135 @@
+"""Makes `.venv` and installs one locked set into it: `server` (what runs) or `dev` (that and what tests need).
+
+Runs on whatever Python the machine calls python3, before anything is installed: standard library only. A stamp, written last,
+remembers what is installed; `dev` holds all of `server`, so `make up` after `make test` installs nothing. A `.venv` without a
+stamp is not rebuilt: pip looks at it and adds what is missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+OLDEST, NEWEST = (3, 11), (3, 13)
+PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-deps", "--no-input")
+LOCKED = ("--require-hashes", "--only-binary", ":all:")
+BUILT = ("--no-build-isolation",)
+STEPS = {
+    "server": [(*LOCKED, "-r", "requirements/server.txt"), (*BUILT, "-e", ".")],
+    "dev": [
+        (*LOCKED, "-r", "requirements/dev.txt"),
+        (*BUILT, "--use-pep517", "--require-hashes", "-r", "requirements/sdist.txt"),
+        (*BUILT, "-e", "."),
+    ],
+}
+ENOUGH = {"server": ("server", "dev"), "dev": ("dev",)}
+
+
+def key(name: str) -> str:
+    """What an installed set depends on; the folder too, because scripts and the editable install name it."""
+    parts = [sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text()]
+    for step in STEPS[name]:
+        parts += [(ROOT / word).read_text() for word in step if word.startswith("requirements/")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def stamp(name: str) -> Path:
+    return VENV / f".installed-{name}"
+
+
+def installed(name: str) -> bool:
+    stamps = ((stamp(enough), enough) for enough in ENOUGH[name])
+    return any(path.exists() and path.read_text() == key(enough) for path, enough in stamps)
+
+
+def refuse(line: str) -> None:
+    sys.exit("error: " + line)
+
+
+def check_python() -> None:
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        refuse(
+            f"Millrace needs Python 3.11, 3.12 or 3.13, and {sys.executable} is {platform.python_version()}: "
+            "name another, `make up PYTHON=python3.12`"
+        )
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        refuse("this Python cannot make virtual environments: as root, `apt-get install python3-venv`, then again")
+
+
+def usable() -> bool:
+    return PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
+
+
+def pip(step: tuple[str, ...]) -> None:
+    """Runs one installation; on a terminal a counter moves. Ends with pip's own last lines where it fails."""
+    total = 0
+    if "-r" in step:
+        total = sum(line[:1].isalpha() for line in (ROOT / step[-1]).read_text().splitlines())
+    lines: list[str] = []
+    process = subprocess.Popen(
+        [PYTHON, *PIP, *step],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=without_user_site(),
+    )
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(("Collecting ", "Requirement already satisfied: ", "Ignoring ")):
+            seen += 1
+            if total and sys.stderr.isatty():
+                print(
+                    f"\r\033[K  {seen}/{total} {line.split(': ')[-1].split()[-1][:60]}",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if process.wait():
+        print("\n".join(lines[-15:]), file=sys.stderr)
+        refuse("pip could not install (its last lines are above): is a package index reachable, is the disk full?")
+
+
+def without_user_site() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET"}
+    }
+
+
+def main(name: str) -> None:
+    check_python()
+    with (ROOT / "requirements" / "server.txt").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once install one after the other
+        if installed(name) and PYTHON.exists():
+            return
+        started = time.monotonic()
+        if not usable():
+            print(f"making .venv with Python {platform.python_version()}", file=sys.stderr)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+        print(f"installing the {name} set from requirements/ into .venv", file=sys.stderr)
+        for step in STEPS[name]:
+            pip(step)
+        stamp(name).write_text(key(name))
+        print(f"installed in {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,169 @@
+"""`make test`: every stage in order, each with its seconds; the last line sums up what the pytest stages ran.
+
+A failed stage does not stop the next. What the machine lacks (a test says so by `@pytest.mark.needs`) is listed at the end, and
+with CI=true it fails the run, as any skipped test does. Arguments: names of stages, by commas or spaces; none is all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+CHROMIUM = Path("/usr/bin/chromium")
+CHECKS: dict[str, tuple[str, ...]] = {
+    "format": ("ruff", "format", "--check", "."),
+    "lint": ("ruff", "check", "."),
+    "protos": ("buf", "lint"),
+    "imports": ("lint-imports", "--no-cache"),
+    "types": ("mypy",),
+}
+TESTS = ("codebase", "unit", "contract", "integration", "e2e", "browser", "chaos")
+STAGE_LIMIT_S = 1200
+NO_TESTS_COLLECTED = 5
+
+
+@dataclass
+class Outcome:
+    """What one stage came to. A check that failed, or a pytest that died, counts as one failure: red never looks green."""
+
+    stage: str
+    seconds: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    skipped: list[str] = field(default_factory=list)
+    """`test: reason`, one per skipped test."""
+    note: str = ""
+
+    def line(self) -> str:
+        counts = (
+            f"{self.passed} passed, {self.failed} failed, {len(self.skipped)} skipped" if self.stage in TESTS else ""
+        )
+        verdict = "FAILED" if self.failed else "ok"
+        return f"{self.stage:<12} {self.seconds:7.1f} s  {verdict:<6} {counts}{'  ' if counts and self.note else ''}{self.note}"
+
+
+def run(command: list[str], limit_s: float = STAGE_LIMIT_S) -> int:
+    """The command's exit code; at its time limit the whole process group is killed and the code is 124."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        print(f"no end after {limit_s:.0f} s: killed", flush=True)
+        return 124
+    finally:
+        # Whatever a stage left running (or is running when Ctrl-C comes) goes with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def check(stage: str) -> Outcome:
+    name, *arguments = CHECKS[stage]
+    code = run([str(BIN / name), *arguments])
+    return Outcome(stage, failed=int(code != 0), note=f"exit {code}" if code else "")
+
+
+def tests(stage: str) -> Outcome:
+    folder = ROOT / "tests" / stage
+    if not any(folder.rglob("test_*.py")):
+        return Outcome(stage, note="no tests yet")
+    with tempfile.TemporaryDirectory() as temporary:
+        report = Path(temporary) / "report.xml"
+        code = run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", str(folder.relative_to(ROOT))])
+        outcome = counted(stage, report)
+    if code == NO_TESTS_COLLECTED:
+        outcome.note = "files, but no tests in them"
+    elif code:
+        outcome.note = f"pytest exit {code}"
+    if code and not outcome.failed:
+        outcome.failed = 1
+    return outcome
+
+
+def counted(stage: str, report: Path) -> Outcome:
+    """Counts pytest's JUnit report. An expected failure passed: it is strict, so it failed as it had to."""
+    outcome = Outcome(stage)
+    if not report.exists():
+        return outcome
+    for case in ElementTree.parse(report).iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed += 1
+        elif skip is not None and skip.get("type") != "pytest.xfail":
+            outcome.skipped.append(f"{case.get('classname')}::{case.get('name')}: {skip.get('message')}")
+        else:
+            outcome.passed += 1
+    return outcome
+
+
+def bring_chromium() -> str:
+    """Installs Debian's chromium where it is missing and may be installed. What it says is for the list at the end."""
+    if CHROMIUM.exists() or os.environ.get("MILLRACE_CHROMIUM"):
+        return ""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return "chromium: install it (`apt-get install chromium`), or name one in MILLRACE_CHROMIUM"
+    print("installing chromium", flush=True)
+    with tempfile.TemporaryFile("w+") as output:
+        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            code = subprocess.run(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment
+            ).returncode
+            if code:
+                output.seek(0)
+                return f"chromium: `{' '.join(command)}` ended with {code}: {' '.join(output.read().split()[-30:])}"
+    return "" if CHROMIUM.exists() else "chromium: apt-get installed it, yet there is no " + str(CHROMIUM)
+
+
+def staged(stage: str) -> Outcome:
+    print(f"\n── {stage} " + "─" * (76 - len(stage)), flush=True)
+    started = time.monotonic()
+    lacking = bring_chromium() if stage == "browser" else ""
+    outcome = check(stage) if stage in CHECKS else tests(stage)
+    if lacking:
+        outcome.skipped.append(lacking)
+    outcome.seconds = time.monotonic() - started
+    print(outcome.line(), flush=True)
+    return outcome
+
+
+def chosen(arguments: list[str]) -> list[str]:
+    every = [*CHECKS, *TESTS]
+    names = [name for argument in arguments for name in argument.split(",") if name]
+    if unknown := set(names) - set(every):
+        sys.exit(f"error: no stage {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    return [stage for stage in every if not names or stage in names]
+
+
+def main(arguments: list[str]) -> int:
+    outcomes = [staged(stage) for stage in chosen(arguments)]
+    skipped = [line for outcome in outcomes for line in outcome.skipped]
+    failed = sum(outcome.failed for outcome in outcomes)
+    strict = os.environ.get("CI") == "true"
+    print("\n── stages " + "─" * 70)
+    print("\n".join(outcome.line() for outcome in outcomes))
+    print(f"{'all':<12} {sum(outcome.seconds for outcome in outcomes):7.1f} s")
+    if skipped:
+        print(
+            f"\n!! NOT TESTED HERE ({'with CI=true this fails the run' if strict else 'with CI=true this would fail'}):"
+        )
+        print("\n".join(f"!!   {line}" for line in skipped))
+    if red := [outcome.stage for outcome in outcomes if outcome.failed]:
+        print("\nFAILED: " + ", ".join(red))
+    print(f"\n{sum(outcome.passed for outcome in outcomes)} passed, {failed} failed, {len(skipped)} skipped")
+    return int(bool(failed or (strict and skipped)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

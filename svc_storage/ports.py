@@ -7,15 +7,16 @@ I/O or says "blocking" and belongs on a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+T = TypeVar("T")
 Version = int
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -383,3 +384,128 @@ class OpenTables(Protocol):
 
     def opened(self) -> AsyncIterator[TableView]:
         """The tables that are open now (for statistics and probes); never opens one."""
+
+
+# -- resources and leases ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message that storage keeps without reading it (`google.protobuf.Any`)."""
+
+    type_url: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """`revision`: of the last change of spec, status or events. `generation`: counts changes of the spec. `etag` follows the spec."""
+
+    name: str
+    uid: str
+    revision: int
+    generation: int
+    spec: Packed | None
+    status: Packed | None
+    created_us: int
+    updated_us: int
+    owner: str
+    last_event: int = 0
+
+    @property
+    def collection(self) -> str:
+        return self.name.split("/", 3)[2]
+
+    @property
+    def namespace(self) -> str:
+        return self.name.split("/", 2)[1]
+
+    @property
+    def etag(self) -> str:
+        return f"{self.uid[:8]}.{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceEvent:
+    """Appended once, never changed. `sequence` counts from 1 in its resource."""
+
+    sequence: int
+    time_us: int
+    event: Packed
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """`epoch`: of the last acquisition. `renewals`: since then. `holder` "": released. `floor`: highest epoch of any writer bound to it."""
+
+    name: str
+    holder: str = ""
+    epoch: int = 0
+    renewals: int = 0
+    ttl_ms: int = 0
+    floor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered with: the fingerprint of the request and the answer, as its rule encoded it."""
+
+    fingerprint: str
+    body: bytes
+
+
+class ControlTransaction(Protocol):
+    """The rows of resources, leases and answers inside one transaction. Blocking; used only by the work that got it."""
+
+    def revision(self) -> int:
+        """The newest revision, 0 in an empty store."""
+
+    def horizon(self) -> int:
+        """Deletions at or below this revision are forgotten."""
+
+    def resource(self, name: str) -> Resource | None: ...
+
+    def resources(self, collection: str, namespace: str, *, after_name: str, limit: int) -> Sequence[Resource]:
+        """By name, above `after_name`. `namespace` "": all."""
+
+    def changed_after(self, revision: int, limit: int) -> Sequence[tuple[bool, Resource]]:
+        """(is there, resource) by rising revision: what there is at its last change, what was deleted at its deletion."""
+
+    def put_resource(self, resource: Resource) -> None:
+        """Its `revision` becomes the store's. The caller took `revision() + 1`."""
+
+    def remove_resource(self, last: Resource, *, keep: int) -> None:
+        """Deletes it and its events; `last.revision` is the deletion's. The newest `keep` deletions stay known."""
+
+    def append_events(self, uid: str, events: Sequence[ResourceEvent], *, keep: int) -> None:
+        """Keeps the newest `keep` of the resource."""
+
+    def events(self, uid: str, *, after: int, limit: int) -> Sequence[ResourceEvent]:
+        """Oldest first."""
+
+    def lease(self, name: str) -> LeaseRow | None: ...
+
+    def put_lease(self, lease: LeaseRow) -> None: ...
+
+    def leases(self) -> Sequence[LeaseRow]: ...
+
+    def answer(self, principal: str, request_id: str, *, since_us: int) -> Answer | None:
+        """An older one is as good as none."""
+
+    def put_answer(self, principal: str, request_id: str, answer: Answer, *, now_us: int, since_us: int) -> None:
+        """Forgets those older than `since_us`, now or a little later."""
+
+    def scan(self, fingerprint: bytes) -> bytes | None:
+        """A read request that was too large for its token."""
+
+    def put_scan(self, fingerprint: bytes, scan: bytes, *, now_us: int, since_us: int) -> None:
+        """Keeps it; forgets those put before `since_us`."""
+
+
+class ControlStore(Protocol):
+    """Runs a piece of work in one serialisable transaction."""
+
+    async def run(self, work: Callable[[ControlTransaction], T]) -> T:
+        """All that `work` wrote is durable when this returns, and none of it when `work` raises. `work` runs on another
+        thread and may run again after a conflict: no effects outside. Once begun, it is finished even when the caller is
+        cancelled. Raises DiskFull, StoreUnavailable (nothing happened), OutcomeUnknown."""
+
+    async def close(self) -> None: ...

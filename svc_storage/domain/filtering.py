@@ -37,9 +37,13 @@ def evaluate(predicate: Predicate, batch: pa.RecordBatch) -> pa.BooleanArray:
         case Not(operand):
             return pc.invert(evaluate(operand, batch))
         case And(operands):
-            return reduce(pc.and_kleene, (evaluate(o, batch) for o in operands))
+            return reduce(pc.and_kleene, (evaluate(o, batch) for o in operands), _constant(True, batch))
         case Or(operands):
-            return reduce(pc.or_kleene, (evaluate(o, batch) for o in operands))
+            return reduce(pc.or_kleene, (evaluate(o, batch) for o in operands), _constant(False, batch))
+
+
+def _constant(value: bool, batch: pa.RecordBatch) -> pa.BooleanArray:
+    return pa.repeat(pa.scalar(value), batch.num_rows)
 
 
 def _compare(array: pa.Array, op: Op, value: Literal) -> pa.BooleanArray:

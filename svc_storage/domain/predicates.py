@@ -19,8 +19,8 @@ import pyarrow as pa
 from millrace.errors import FieldInvalid
 
 Literal = bool | int | float | str | bytes | decimal.Decimal | dt.datetime | dt.date | dt.time | dt.timedelta
-MAX_DEPTH = 32
-MAX_NODES = 1_000
+MAX_DEPTH = 16
+MAX_CONDITIONS = 1_000
 
 
 class Op(Enum):
@@ -57,11 +57,15 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class And:
+    """Empty: true."""
+
     operands: tuple[Predicate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
+    """Empty: false."""
+
     operands: tuple[Predicate, ...]
 
 
@@ -83,8 +87,8 @@ def columns_of(predicate: Predicate) -> Iterator[str]:
 def bind(predicate: Predicate, schema: pa.Schema, *, field: str = "predicate") -> Predicate:
     """The same tree with each literal turned into its column's own kind of value, exactly.
 
-    Raises FieldInvalid naming the place: an unknown column, a literal that the column's type cannot hold, an order over
-    a type without one, an empty list, a tree deeper than 32 or larger than 1,000 nodes."""
+    Raises FieldInvalid naming the place, in the proto's words: an unknown column, a literal that the column's type cannot
+    hold, a nested column compared, an empty list of values, a tree deeper than 16 or larger than 1,000 conditions."""
     return _Binder(schema).walk(predicate, field, 1)
 
 
@@ -95,39 +99,38 @@ class _Binder:
 
     def walk(self, node: Predicate, field: str, depth: int) -> Predicate:
         self._nodes += 1
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
-            raise FieldInvalid(f"the predicate is deeper than {MAX_DEPTH} or larger than {MAX_NODES} nodes", field=field)
+        if depth > MAX_DEPTH or self._nodes > MAX_CONDITIONS:
+            raise FieldInvalid(f"deeper than {MAX_DEPTH} or more than {MAX_CONDITIONS} conditions", field=field)
         match node:
             case Compare(column, op, value):
-                return Compare(column, op, coerce(value, self._comparable(column, field), field=f"{field}.value"))
+                kind = self._comparable(column, f"{field}.compare")
+                return Compare(column, op, coerce(value, kind, field=f"{field}.compare.value"))
             case In(column, values):
+                field = f"{field}.one_of"
                 kind = self._comparable(column, field)
                 if not values:
                     raise FieldInvalid("the list is empty: no row could match", field=f"{field}.values")
-                self._nodes += len(values)
                 return In(column, tuple(coerce(v, kind, field=f"{field}.values[{i}]") for i, v in enumerate(values)))
             case IsNull(column):
-                self._type(column, field)
+                self._type(column, f"{field}.is_null")
                 return node
             case Not(operand):
-                return Not(self.walk(operand, f"{field}.not", depth + 1))
+                return Not(self.walk(operand, f"{field}.negation", depth + 1))
             case And(operands):
-                return And(self._all(operands, f"{field}.and", depth))
+                return And(self._all(operands, f"{field}.all_of", depth))
             case Or(operands):
-                return Or(self._all(operands, f"{field}.or", depth))
+                return Or(self._all(operands, f"{field}.any_of", depth))
 
     def _all(self, operands: tuple[Predicate, ...], field: str, depth: int) -> tuple[Predicate, ...]:
-        if not operands:
-            raise FieldInvalid("name at least one operand", field=field)
-        return tuple(self.walk(o, f"{field}.operands[{i}]", depth + 1) for i, o in enumerate(operands))
+        return tuple(self.walk(o, f"{field}.predicates[{i}]", depth + 1) for i, o in enumerate(operands))
 
     def _type(self, column: str, field: str) -> pa.DataType:
         if (index := self._schema.get_field_index(column)) < 0:
-            raise FieldInvalid(f"the table has no column `{column}`", field=f"{field}.column")
+            raise FieldInvalid(f"the table has no column `{column}`", field=field)
         return self._schema.field(index).type
 
     def _comparable(self, column: str, field: str) -> pa.DataType:
-        kind = self._type(column, field)
+        kind = self._type(column, f"{field}.column")
         if pa.types.is_nested(kind):
             raise FieldInvalid(f"`{column}` is {kind}: only is_null can test it", field=f"{field}.column")
         return kind
@@ -137,12 +140,8 @@ def coerce(value: Literal, kind: pa.DataType, *, field: str) -> Literal:
     """`value` as a value of the Arrow type `kind`, or FieldInvalid: nothing is rounded, cut or guessed."""
     result = _coerced(value, kind)
     if result is None:
-        raise FieldInvalid(f"a {_kind_of(value)} that the column's type {kind} can hold exactly is needed", field=field)
+        raise FieldInvalid(f"this {type(value).__name__} is no exact value of the column's type {kind}", field=field)
     return result
-
-
-def _kind_of(value: Literal) -> str:
-    return type(value).__name__
 
 
 def _coerced(value: Literal, kind: pa.DataType) -> Literal | None:

@@ -48,18 +48,17 @@ def may_match(predicate: Predicate, bounds: FileBounds) -> bool:
 def outcomes(predicate: Predicate, bounds: FileBounds) -> Outcome:
     match predicate:
         case Compare(column, op, value):
-            return _over_column(bounds, column, _comparison(op, value))
+            return _over_column(bounds, column, op, value)
         case In(column, values):
-            each = [_over_column(bounds, column, _comparison(Op.EQ, v)) for v in values]
-            return reduce(_or, each)
+            return reduce(_or, (_over_column(bounds, column, Op.EQ, v) for v in values))
         case IsNull(column):
             return _is_null(bounds, column)
         case Not(operand):
             return _not(outcomes(operand, bounds))
         case And(operands):
-            return reduce(_and, (outcomes(o, bounds) for o in operands))
+            return reduce(_and, (outcomes(o, bounds) for o in operands), Outcome.TRUE)
         case Or(operands):
-            return _not(reduce(_and, (_not(outcomes(o, bounds)) for o in operands)))
+            return reduce(_or, (outcomes(o, bounds) for o in operands), Outcome.FALSE)
 
 
 def _or(left: Outcome, right: Outcome) -> Outcome:
@@ -101,27 +100,16 @@ def _is_null(bounds: FileBounds, column: str) -> Outcome:
     return Outcome.TRUE if known.nulls == bounds.rows else Outcome.TRUE | Outcome.FALSE
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    op: Op
-    value: Any
-
-
-def _comparison(op: Op, value: Literal) -> _Comparison:
-    return _Comparison(op, value)
-
-
-def _over_column(bounds: FileBounds, column: str, test: _Comparison) -> Outcome:
+def _over_column(bounds: FileBounds, column: str, op: Op, value: Literal) -> Outcome:
     known = bounds.columns.get(column, ColumnBounds())
     if known.nulls is not None and known.nulls == bounds.rows:
         return Outcome.UNKNOWN
-    found = _over_range(known.low, known.high, test)
+    found = _over_range(known.low, known.high, op, value)
     return found if known.nulls == 0 else found | Outcome.UNKNOWN
 
 
-def _over_range(low: Any, high: Any, test: _Comparison) -> Outcome:
+def _over_range(low: Any, high: Any, op: Op, value: Any) -> Outcome:
     """Over all x with low <= x <= high: may `x op value` be true, may it be false?"""
-    value = test.value
     if isinstance(value, float) and math.isnan(value):
         return Outcome.TRUE | Outcome.FALSE
     below = low is None or low < value  # some x may be under the value
@@ -134,5 +122,5 @@ def _over_range(low: Any, high: Any, test: _Comparison) -> Outcome:
         Op.GE: (above or equal, below),
         Op.EQ: (equal, below or above),
         Op.NE: (below or above, equal),
-    }[test.op]
+    }[op]
     return (Outcome.TRUE if true else Outcome.NONE) | (Outcome.FALSE if false else Outcome.NONE)

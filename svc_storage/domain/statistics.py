@@ -1,0 +1,143 @@
+"""A file's statistics: the one function that makes them, and the one that reads them.
+
+The form is Delta's (`numRecords`, `minValues`, `maxValues`, `nullCount`), JSON. A value that JSON or Delta cannot carry poisons a
+table for good (storage.md 1.10), so what is in doubt is left out: an absent bound only means that the file is not pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from svc_storage.ports import ColumnStatistics
+
+COLUMNS = 64
+"""Only the first columns of a table get bounds, and storage's own."""
+TEXT_LIMIT = 64
+"""Longer texts get no bound (a cut maximum would be too low)."""
+
+
+class StatisticsBuilder:
+    """Collects over the batches of one file."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        fields = [*list(schema)[:COLUMNS], *(field for field in list(schema)[COLUMNS:] if field.name.startswith("_"))]
+        self._columns = {field.name: _Column(field.type) for field in fields}
+        self._rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Takes a batch of the schema."""
+        self._rows += batch.num_rows
+        for name, column in self._columns.items():
+            column.add(batch.column(name))
+
+    def to_json(self) -> str:
+        """Never raises for a value: what cannot be carried is left out."""
+        if not self._rows:
+            return "{}"
+        low = {name: column.low for name, column in self._columns.items() if column.low is not None}
+        high = {name: column.high for name, column in self._columns.items() if column.high is not None}
+        bounded = low.keys() & high.keys()
+        return json.dumps(
+            {
+                "numRecords": self._rows,
+                "minValues": {name: _plain(value) for name, value in low.items() if name in bounded},
+                "maxValues": {name: _plain(value) for name, value in high.items() if name in bounded},
+                "nullCount": {name: column.nulls for name, column in self._columns.items()},
+            },
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+
+
+def parse(stats_json: str) -> Mapping[str, ColumnStatistics]:
+    """Bounds by column, in Delta's JSON form; a column without an entry is unknown. Never raises for foreign nonsense."""
+    try:
+        raw = json.loads(stats_json) if stats_json else {}
+    except ValueError:
+        return {}
+    low, high, nulls = (_mapping(raw, key) for key in ("minValues", "maxValues", "nullCount"))
+    return {
+        name: ColumnStatistics(
+            low.get(name), high.get(name), count if isinstance(count := nulls.get(name), int) else None
+        )
+        for name in (low.keys() & high.keys()) | nulls.keys()
+    }
+
+
+def rows_in(stats_json: str) -> int:
+    """`numRecords`, 0 when absent (a foreign writer's file)."""
+    try:
+        raw = json.loads(stats_json) if stats_json else {}
+    except ValueError:
+        return 0
+    count = raw.get("numRecords") if isinstance(raw, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _mapping(raw: Any, key: str) -> Mapping[str, Any]:
+    value = raw.get(key) if isinstance(raw, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+class _Column:
+    __slots__ = ("bounded", "floating", "high", "low", "nulls")
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self.floating = pa.types.is_floating(kind)
+        self.bounded = _has_order(kind)
+        self.nulls = 0
+        self.low: Any = None
+        self.high: Any = None
+
+    def add(self, values: pa.Array) -> None:
+        self.nulls += values.null_count
+        if not self.bounded or values.null_count == len(values):
+            return
+        if self.floating and not pc.all(pc.is_finite(values)).as_py():  # is_finite is null for null, which `all` skips
+            self._give_up()
+            return
+        bounds = pc.min_max(values).as_py()
+        if not (_can_carry(bounds["min"]) and _can_carry(bounds["max"])):
+            self._give_up()
+            return
+        self.low = bounds["min"] if self.low is None else min(self.low, bounds["min"])
+        self.high = bounds["max"] if self.high is None else max(self.high, bounds["max"])
+
+    def _give_up(self) -> None:
+        self.bounded, self.low, self.high = False, None, None
+
+
+def _has_order(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_date(kind)
+        or pa.types.is_timestamp(kind)
+    )
+
+
+def _can_carry(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= TEXT_LIMIT and value.isprintable()
+    return not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):  # naive: no Z. A datetime is a date too, so it comes first
+        text = value.replace(tzinfo=None).isoformat(timespec="microseconds")
+        return text + "Z" if value.tzinfo else text
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value

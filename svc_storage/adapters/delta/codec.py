@@ -1,0 +1,171 @@
+"""Millrace's record inside a Delta commit, and a Delta log file as a commit.
+
+The record is the key `millrace` of commitInfo, JSON in a string. Paths of data files carry their level (`l0-…`): Delta's own
+actions have no place for it. Commits of other programs have no record; they are read by what they did.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from deltalake import Schema
+
+from svc_storage.domain.statistics import rows_in
+from svc_storage.ports import (
+    BatchMark,
+    Commit,
+    CommitKind,
+    Committed,
+    DataFile,
+    DeadLetterFile,
+    Snapshot,
+    Version,
+    WriterState,
+)
+
+KEY = "millrace"
+EPOCH_SHIFT = 40
+_LEVEL = re.compile(r"l(\d)-")
+
+
+def txn_version(writer: WriterState) -> int:
+    """Delta's transaction version of a writer: grows with each commit that moves it."""
+    return writer.epoch << EPOCH_SHIFT | writer.next_offset
+
+
+def encode_record(commit: Commit) -> str:
+    """The commit's own words, for commitInfo."""
+    return _dumps(
+        {
+            "id": commit.id,
+            "kind": commit.kind.value,
+            "time": commit.time_us,
+            "writers": {name: _writer(state) for name, state in commit.writers.items()},
+            "dead": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters],
+            "schema_id": commit.schema_id,
+            "high": commit.event_time_high_us,
+            "trace": commit.trace_context,
+        }
+    )
+
+
+def decode_log_file(version: Version, text: bytes) -> Committed:
+    """One `_delta_log/N.json`. Raises ValueError when it is empty or not JSON."""
+    actions = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not actions:
+        raise ValueError("empty log file")
+    info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    adds = [action["add"] for action in actions if "add" in action]
+    removes = [action["remove"] for action in actions if "remove" in action]
+    meta = next((action["metaData"] for action in actions if "metaData" in action), None)
+    record = json.loads(info[KEY]) if KEY in info else _guess(info, adds, removes, meta)
+    return Committed(
+        version,
+        Commit(
+            id=record["id"],
+            kind=CommitKind(record["kind"]),
+            time_us=record["time"],
+            adds=tuple(_added(add, version) for add in adds),
+            removes=tuple(DataFile(remove["path"], remove.get("size") or 0, 0) for remove in removes),
+            writers={name: _writer_state(raw) for name, raw in record.get("writers", {}).items()},
+            dead_letters=tuple(DeadLetterFile(*raw, added_in=version) for raw in record.get("dead", ())),
+            schema=schema_from_json(meta["schemaString"]) if meta else None,
+            schema_id=record.get("schema_id", 0),
+            event_time_high_us=record.get("high"),
+            trace_context=record.get("trace", ""),
+        ),
+    )
+
+
+def encode_snapshot(snapshot: Snapshot, removed_us: Mapping[str, int]) -> bytes:
+    """A base: everything that log clean-up would take from us."""
+    return _dumps(
+        {
+            "version": snapshot.version,
+            "time": snapshot.time_us,
+            "schema": schema_to_json(snapshot.schema),
+            "schema_id": snapshot.schema_id,
+            "high": snapshot.event_time_high_us,
+            "writers": {name: _writer(state) for name, state in snapshot.writers.items()},
+            "dead": [[file.path, file.size_bytes, file.row_count, file.added_in] for file in snapshot.dead_letters],
+            "files": [
+                [f.path, f.size_bytes, f.row_count, f.level, f.added_in, f.modified_ms, f.stats_json]
+                for f in snapshot.files.values()
+            ],
+            "removed": dict(removed_us),
+        }
+    ).encode()
+
+
+def decode_snapshot(content: bytes) -> tuple[Snapshot, Mapping[str, int]]:
+    """The inverse. Raises ValueError when the bytes are not such a record."""
+    raw = json.loads(content)
+    if not isinstance(raw, dict) or "files" not in raw:
+        raise ValueError("not a snapshot")
+    files = (DataFile(*fields) for fields in raw["files"])
+    snapshot = Snapshot(
+        version=raw["version"],
+        time_us=raw["time"],
+        schema=schema_from_json(raw["schema"]),
+        schema_id=raw["schema_id"],
+        files={file.path: file for file in files},
+        writers={name: _writer_state(state) for name, state in raw["writers"].items()},
+        dead_letters=tuple(DeadLetterFile(*fields) for fields in raw["dead"]),
+        event_time_high_us=raw["high"],
+    )
+    return snapshot, raw["removed"]
+
+
+def schema_to_json(schema: pa.Schema) -> str:
+    """Delta's schema string."""
+    return str(Schema.from_arrow(schema).to_json())
+
+
+def schema_from_json(text: str) -> pa.Schema:
+    """The inverse; field metadata survives."""
+    return pa.schema(Schema.from_json(text).to_arrow())
+
+
+def _writer(state: WriterState) -> list[Any]:
+    marks = [[mark.offset, mark.rows, mark.crc32] for mark in state.marks]
+    return [
+        state.epoch,
+        state.next_offset,
+        dict(state.positions),
+        state.event_time_high_us,
+        marks,
+        state.owner,
+        state.lease,
+    ]
+
+
+def _writer_state(raw: list[Any]) -> WriterState:
+    epoch, next_offset, positions, high, marks, owner, lease = raw
+    return WriterState(epoch, next_offset, positions, high, tuple(BatchMark(*mark) for mark in marks), owner, lease)
+
+
+def _added(add: Mapping[str, Any], version: Version) -> DataFile:
+    stats = add.get("stats") or "{}"
+    level = int(found[1]) if (found := _LEVEL.match(add["path"])) else 0
+    return DataFile(add["path"], add["size"], rows_in(stats), level, version, add.get("modificationTime") or 0, stats)
+
+
+def _guess(info: Mapping[str, Any], adds: list[Any], removes: list[Any], meta: Any) -> dict[str, Any]:
+    changed = any(action.get("dataChange", True) for action in (*adds, *removes))
+    if not changed and (adds or removes):
+        kind = CommitKind.COMPACT
+    elif any(remove.get("dataChange", True) for remove in removes):
+        kind = CommitKind.MERGE
+    elif adds:
+        kind = CommitKind.APPEND
+    else:
+        kind = CommitKind.SCHEMA if meta else CommitKind.FENCE
+    return {"id": "", "kind": kind.value, "time": int(info.get("timestamp", 0)) * 1000}
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

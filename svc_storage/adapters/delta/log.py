@@ -1,0 +1,173 @@
+"""Delta Lake as the commit log of one table: `_delta_log/N.json` is version N.
+
+One handle per table, used by one thread at a time. The check and the commit use the same handle (delta-rs lets a fresh one commit
+a lower transaction version), so a commit after anything but the handle's own version is VersionTaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction
+
+from millrace import errors
+from millrace.failpoints import failpoint
+from svc_storage.adapters import disk
+from svc_storage.adapters.delta import checkpoint, codec, recovery
+from svc_storage.adapters.delta.files import LOG, from_os_error
+from svc_storage.ports import (
+    Commit,
+    CommitCapabilities,
+    CommitKind,
+    Committed,
+    LogTail,
+    Snapshot,
+    Version,
+    VersionTaken,
+)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+class DeltaLog:
+    """Below `root`, the table's folder. Blocking work runs on `pool`."""
+
+    capabilities = CommitCapabilities(conditional=True, checkpoints=True, trim=True)
+
+    def __init__(self, root: Path, pool: Executor) -> None:
+        self._root, self._pool = root, pool
+        self._table: DeltaTable | None = None
+        self._schema: Schema | None = None
+
+    async def recover(self) -> LogTail:
+        return await self._run(self._recover)
+
+    async def append(self, commit: Commit, *, after: Version) -> Version:
+        return await self._run(self._append, commit, after)
+
+    async def read_after(self, version: Version) -> Sequence[Committed]:
+        return await self._run(self._read_after, version)
+
+    async def checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
+        await self._run(self._checkpoint, snapshot, removed_us)
+
+    async def checkpoints(self) -> Sequence[Version]:
+        return await self._run(checkpoint.versions, self._root)
+
+    async def trim(self, floor: Version) -> None:
+        await self._run(checkpoint.trim, self._root, floor)
+
+    async def close(self) -> None:
+        self._table = self._schema = None
+
+    # Below: on a worker thread.
+    def _recover(self) -> LogTail:
+        recovery.settle(self._root)
+        return recovery.read(self._root)
+
+    def _append(self, commit: Commit, after: Version) -> Version:
+        try:
+            table = self._handle()
+            if table.version() != after:
+                raise VersionTaken
+            failpoint("storage.before_commit")
+            self._write(table, commit)
+            failpoint("storage.after_commit")
+            if table.version() != after + 1:
+                raise DeltaError("the handle did not come out one version higher")
+        except VersionTaken:
+            return self._resolve(commit, after)
+        except Exception as error:  # anything may have happened: only reading tells
+            return self._resolve(commit, after, error)
+        return self._settle(after + 1)
+
+    def _handle(self) -> DeltaTable:
+        if self._table is None:
+            self._table = DeltaTable(self._root)
+            self._schema = self._table.schema()
+        return self._table
+
+    def _write(self, table: DeltaTable, commit: Commit) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        changed = commit.kind is not CommitKind.COMPACT
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(file.path, file.size_bytes, {}, file.modified_ms, changed, file.stats_json)
+            for file in commit.adds
+        ]
+        actions += [RemoveAction(file.path, changed, now_ms, file.size_bytes, {}) for file in commit.removes]
+        transactions = [Transaction(name, codec.txn_version(state), now_ms) for name, state in commit.writers.items()]
+        if commit.kind is CommitKind.COMPACT:
+            transactions.append(Transaction("millrace.compact", table.version() + 1, now_ms))
+        table.create_write_transaction(
+            actions,
+            "append",
+            self._schema or table.schema(),
+            commit_properties=CommitProperties(
+                custom_metadata={codec.KEY: codec.encode_record(commit)},
+                max_commit_retries=0,
+                app_transactions=transactions,
+            ),
+            post_commithook_properties=_NO_HOOKS,
+        )
+        table.update_incremental()
+
+    def _resolve(self, commit: Commit, after: Version, error: Exception | None = None) -> Version:
+        """Did it happen? Found by its id: yes. Another in its place: no. Nothing there: no."""
+        self._table = None
+        try:
+            later = recovery.read_commits(self._root, after)
+        except (OSError, ValueError) as unreadable:
+            raise errors.OutcomeUnknown("the commit's outcome could not be read yet") from unreadable
+        for found in later:
+            if found.commit.id == commit.id:
+                self._must_reopen(found.version)
+                return self._settle(found.version)
+        if later:
+            raise VersionTaken from error
+        if isinstance(error, OSError):
+            raise from_os_error(error) from error
+        if error is not None and "No space left" in str(error):
+            raise errors.DiskFull("the storage disk is full", retry_after_ms=5_000) from error
+        raise errors.StoreUnavailable(
+            f"the commit was refused: {type(error).__name__}", retry_after_ms=1_000
+        ) from error
+
+    def _must_reopen(self, version: Version) -> None:
+        """A commit that makes the table unopenable was never acknowledged: it is taken out again."""
+        try:
+            DeltaTable(self._root)
+        except Exception as poison:
+            disk.move_aside(self._root / LOG / recovery.log_name(version), self._root / recovery.QUARANTINE)
+            raise errors.Unexpected("a commit made the table unreadable and was taken back") from poison
+
+    def _settle(self, version: Version) -> Version:
+        name = self._root / LOG / recovery.log_name(version)
+        disk.fsync_file(name)
+        disk.fsync_folder(name.parent)
+        failpoint("storage.after_commit_fsync")
+        return version
+
+    def _read_after(self, version: Version) -> Sequence[Committed]:
+        self._table = None
+        later = recovery.read_commits(self._root, version)
+        for found in later:
+            self._settle(found.version)
+        return later
+
+    def _checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
+        checkpoint.write(self._root, self._handle(), snapshot, removed_us)
+
+    async def _run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        except OSError as error:
+            raise from_os_error(error) from error

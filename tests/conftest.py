@@ -1,0 +1,88 @@
+"""What every test has: markers that speak, a clean environment, reproducible randomness.
+
+- `@pytest.mark.needs("chromium")` skips where the machine lacks it; `make test` lists that at the end, CI=true makes it a failure.
+- `@pytest.mark.expected("backend", raises=…, reason=…)` in a suite that runs once per backend: on that backend the test has to fail so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+CHROMIUM = "MILLRACE_CHROMIUM"
+KEPT = {CHROMIUM}
+
+hypothesis.settings.register_profile(
+    "millrace", deadline=None, derandomize=os.environ.get("CI") == "true", database=None
+)
+hypothesis.settings.load_profile("millrace")
+
+
+def chromium_path() -> Path | None:
+    """The browser of the tests: what MILLRACE_CHROMIUM names, or Debian's."""
+    path = Path(os.environ.get(CHROMIUM, "/usr/bin/chromium"))
+    return path if os.access(path, os.X_OK) else None
+
+
+def _runs_as_others() -> bool:
+    """A PostgreSQL server refuses to run as root; as root we may become `nobody`."""
+    return os.geteuid() != 0 or subprocess.run(["true"], user="nobody", check=False).returncode == 0
+
+
+TOOLS: dict[str, Callable[[], object]] = {
+    "chromium": chromium_path,
+    "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
+    "postgres": _runs_as_others,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A developer's own `make up` must not leak into the tests, nor its targets and tokens into what they start.
+    for name in [name for name in os.environ if name.startswith("MILLRACE_") and name not in KEPT]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        _apply_needs(item)
+        _apply_expected(item)
+
+
+def _apply_needs(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for tool in marker.args:
+            if not TOOLS[tool]():
+                item.add_marker(pytest.mark.skip(reason=f"needs {tool}, which this machine lacks"))
+
+
+def _apply_expected(item: pytest.Item) -> None:
+    callspec = getattr(item, "callspec", None)
+    ids = callspec.id.split("-") if callspec else []
+    for marker in item.iter_markers("expected"):
+        if marker.args[0] in ids:
+            item.add_marker(
+                pytest.mark.xfail(strict=True, raises=marker.kwargs["raises"], reason=marker.kwargs["reason"])
+            )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Path of the browser; ask for it together with `needs("chromium")`."""
+    path = chromium_path()
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A MILLRACE_HOME of the test's own."""
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    return folder

@@ -58,7 +58,7 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
     actions = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not actions:
         raise ValueError("empty log file")
-    info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    info: Mapping[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     adds = [action["add"] for action in actions if "add" in action]
     removes = [action["remove"] for action in actions if "remove" in action]
     meta = next((action["metaData"] for action in actions if "metaData" in action), None)
@@ -72,7 +72,7 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
             adds=tuple(_added(add, version) for add in adds),
             removes=tuple(DataFile(remove["path"], remove.get("size") or 0, 0) for remove in removes),
             writers={name: _writer_state(raw) for name, raw in record.get("writers", {}).items()},
-            dead_letters=tuple(DeadLetterFile(*raw, added_in=version) for raw in record.get("dead", ())),
+            dead_letters=tuple(DeadLetterFile(raw[0], raw[1], raw[2], version) for raw in record.get("dead", ())),
             schema=schema_from_json(meta["schemaString"]) if meta else None,
             schema_id=record.get("schema_id", 0),
             event_time_high_us=record.get("high"),

@@ -1,0 +1,206 @@
+"""The log as readers and the committer see it: published versions, each reachable again while it is kept."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from millrace import errors
+from svc_storage.domain.writers import advance
+from svc_storage.ports import Commit, CommitKind, Committed, DataFile, LogTail, Snapshot, Version, WriterState
+
+_CACHED = 64
+
+
+def fold(before: Snapshot, committed: Committed) -> Snapshot:
+    """The table after one more commit. Files keep the order of commits; a compaction's go where its first input stood."""
+    commit = committed.commit
+    return Snapshot(
+        version=committed.version,
+        time_us=max(before.time_us, commit.time_us),
+        schema=commit.schema or before.schema,
+        schema_id=(commit.schema_id or before.schema_id) if commit.schema else before.schema_id,
+        files=_files(before.files, commit) if commit.adds or commit.removes else before.files,
+        writers=_writers(before.writers, commit) if commit.writers else before.writers,
+        dead_letters=(*before.dead_letters, *commit.dead_letters),
+        event_time_high_us=_higher(before.event_time_high_us, commit.event_time_high_us),
+    )
+
+
+def _files(before: Mapping[str, DataFile], commit: Commit) -> Mapping[str, DataFile]:
+    gone = {file.path for file in commit.removes}
+    if commit.kind is not CommitKind.COMPACT:
+        kept = {path: file for path, file in before.items() if path not in gone} if gone else dict(before)
+        kept.update((file.path, file) for file in commit.adds)
+        return kept
+    after: dict[str, DataFile] = {}
+    placed = False
+    for path, file in before.items():
+        if path not in gone:
+            after[path] = file
+        elif not placed:
+            after.update((added.path, added) for added in commit.adds)
+            placed = True
+    if not placed:
+        after.update((added.path, added) for added in commit.adds)
+    return after
+
+
+def _writers(before: Mapping[str, WriterState], commit: Commit) -> Mapping[str, WriterState]:
+    after = dict(before)
+    for name, moved in commit.writers.items():
+        stored = before.get(name)
+        after[name] = advance(stored, moved) if stored else moved
+    return after
+
+
+def _higher(left: int | None, right: int | None) -> int | None:
+    return max((value for value in (left, right) if value is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionEvent:
+    """What versions [first, number] did, as WatchTable tells it. `positions`: the writers that moved, with where they stand."""
+
+    first: Version
+    number: Version
+    kind: CommitKind
+    rows_added: int
+    rows_removed: int
+    rows_dead_lettered: int
+    commit_time_us: int
+    positions: Mapping[str, WriterState]
+    schema_changed: bool
+    trace_context: str
+
+
+_WEIGHT = (
+    CommitKind.FENCE,
+    CommitKind.COMPACT,
+    CommitKind.SCHEMA,
+    CommitKind.APPEND,
+    CommitKind.MERGE,
+    CommitKind.RESTORE,
+)
+
+
+def summarise(commits: Sequence[Committed]) -> VersionEvent:
+    """One event for consecutive commits, at least one. The kind is the weightiest: a merge over an append over a fence."""
+    newest = commits[-1].commit
+    positions: dict[str, WriterState] = {}
+    for committed in commits:
+        positions.update(committed.commit.writers)
+    return VersionEvent(
+        first=commits[0].version,
+        number=commits[-1].version,
+        kind=max((committed.commit.kind for committed in commits), key=_WEIGHT.index),
+        rows_added=sum(committed.commit.rows_added for committed in commits),
+        rows_removed=sum(committed.commit.rows_removed for committed in commits),
+        rows_dead_lettered=sum(file.row_count for committed in commits for file in committed.commit.dead_letters),
+        commit_time_us=newest.time_us,
+        positions=positions,
+        schema_changed=any(committed.commit.schema is not None for committed in commits),
+        trace_context=newest.trace_context,
+    )
+
+
+class LogView:
+    """Published versions in memory: the oldest base, every commit after it, the newest state. Single-threaded (the event loop)."""
+
+    def __init__(self, tail: LogTail) -> None:
+        self._base = tail.base
+        self._commits: list[Committed] = []
+        self._head = tail.base
+        self._cache: OrderedDict[Version, Snapshot] = OrderedDict()
+        self.removed_us: dict[str, int] = dict(tail.removed_us)
+        for committed in tail.commits:
+            self.publish(committed)
+
+    @property
+    def head(self) -> Snapshot:
+        return self._head
+
+    @property
+    def oldest(self) -> Version:
+        return self._base.version
+
+    def publish(self, committed: Committed) -> None:
+        """The next version. Raises ValueError when it is not the next."""
+        if committed.version != self._head.version + 1:
+            raise ValueError(f"version {committed.version} does not follow {self._head.version}")
+        committed = _with_row_counts(committed, self._head.files)
+        self._remember(self._head)
+        self._head = fold(self._head, committed)
+        self._commits.append(committed)
+        for file in committed.commit.removes:
+            self.removed_us[file.path] = committed.commit.time_us
+
+    def at(self, version: Version) -> Snapshot:
+        """Raises VersionExpired (metadata oldest_version), VersionInFuture."""
+        if version == self._head.version:
+            return self._head
+        self._check(version, lowest=self.oldest)
+        if found := self._cache.get(version):
+            self._cache.move_to_end(version)
+            return found
+        near = max((known for known in self._cache if known <= version), default=self.oldest)
+        snapshot = self._cache.get(near, self._base) if near != self.oldest else self._base
+        for committed in self._commits[snapshot.version - self.oldest : version - self.oldest]:
+            snapshot = fold(snapshot, committed)
+        self._remember(snapshot)
+        return snapshot
+
+    def commits_in(self, after: Version, through: Version) -> Sequence[Committed]:
+        """(after, through]. Raises VersionExpired, VersionInFuture."""
+        self._check(through, lowest=0)
+        if after < self.oldest and not (after < 0 and self.oldest == 0):
+            raise self._expired(after)
+        first = max(after, self.oldest)
+        return tuple(self._commits[first - self.oldest : max(through, first) - self.oldest])
+
+    def version_at(self, time_us: int) -> Version:
+        """The newest version committed at or before a time. Raises VersionExpired."""
+        if time_us < self._base.time_us:
+            raise self._expired(self.oldest)
+        return self.oldest + bisect_right(self._commits, time_us, key=lambda committed: committed.commit.time_us)
+
+    def cut(self, floor: Version) -> None:
+        """Forgets what lies below `floor`, a version that is kept."""
+        base = self.at(floor)
+        self._commits = self._commits[floor - self.oldest :]
+        self._base = base
+        for version in [known for known in self._cache if known <= floor]:
+            del self._cache[version]
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        self._cache[snapshot.version] = snapshot
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
+
+    def _check(self, version: Version, *, lowest: Version) -> None:
+        if version > self._head.version:
+            raise errors.VersionInFuture(
+                f"version {version} does not exist yet",
+                metadata={"version": str(self._head.version)},
+                hint="watch the table",
+            )
+        if version < lowest:
+            raise self._expired(version)
+
+    def _expired(self, version: Version) -> errors.VersionExpired:
+        return errors.VersionExpired(
+            f"version {version} was cleaned up",
+            metadata={"oldest_version": str(self.oldest)},
+            hint="read in full, go on from there",
+        )
+
+
+def _with_row_counts(committed: Committed, files: Mapping[str, DataFile]) -> Committed:
+    """Delta's remove actions carry no row count: taken from the file that goes."""
+    removes = committed.commit.removes
+    if not removes or all(file.row_count for file in removes):
+        return committed
+    known = tuple(files.get(file.path, file) for file in removes)
+    return Committed(committed.version, replace(committed.commit, removes=known))

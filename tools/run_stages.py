@@ -49,7 +49,7 @@ class Outcome:
         counts = (
             f"{self.passed} passed, {self.failed} failed, {len(self.skipped)} skipped" if self.stage in TESTS else ""
         )
-        verdict = "FAILED" if self.failed else "ok"
+        verdict = "FAILED" if self.failed else "ok" if self.stage in CHECKS or self.passed or self.skipped else "empty"
         return f"{self.stage:<12} {self.seconds:7.1f} s  {verdict:<6} {counts}{'  ' if counts and self.note else ''}{self.note}"
 
 

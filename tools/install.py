@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-OLDEST, NEWEST = (3, 11), (3, 13)
+SUPPORTED = (["3", "11"], ["3", "12"], ["3", "13"])
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-deps", "--no-input")
 LOCKED = ("--require-hashes", "--only-binary", ":all:")
 BUILT = ("--no-build-isolation",)
@@ -36,7 +36,7 @@ ENOUGH = {"server": ("server", "dev"), "dev": ("dev",)}
 
 def key(name: str) -> str:
     """What an installed set depends on; the folder too, because scripts and the editable install name it."""
-    parts = [sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text()]
+    parts = [venv_version(), str(ROOT), (ROOT / "pyproject.toml").read_text()]
     for step in STEPS[name]:
         parts += [(ROOT / word).read_text() for word in step if word.startswith("requirements/")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -56,7 +56,7 @@ def refuse(line: str) -> None:
 
 
 def check_python() -> None:
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    if platform.python_version().split(".")[:2] not in SUPPORTED:
         refuse(
             f"Millrace needs Python 3.11, 3.12 or 3.13, and {sys.executable} is {platform.python_version()}: "
             "name another, `make up PYTHON=python3.12`"
@@ -68,8 +68,18 @@ def check_python() -> None:
         refuse("this Python cannot make virtual environments: as root, `apt-get install python3-venv`, then again")
 
 
+def venv_version() -> str:
+    """Of the Python that `.venv` was made with, which need not be the one that runs this; empty where there is none."""
+    config = VENV / "pyvenv.cfg"
+    lines = config.read_text().splitlines() if config.exists() else []
+    return next((line.split("=")[1].strip() for line in lines if line.startswith("version")), "")
+
+
 def usable() -> bool:
-    return PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    found = venv_version().split(".")[:2]
+    return (
+        found in SUPPORTED and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    )
 
 
 def pip(step: tuple[str, ...]) -> None:
@@ -115,13 +125,13 @@ def without_user_site() -> dict[str, str]:
 
 
 def main(name: str) -> None:
-    check_python()
     with (ROOT / "requirements" / "server.txt").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once install one after the other
         if installed(name) and PYTHON.exists():
             return
         started = time.monotonic()
         if not usable():
+            check_python()
             print(f"making .venv with Python {platform.python_version()}", file=sys.stderr)
             subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
         print(f"installing the {name} set from requirements/ into .venv", file=sys.stderr)

@@ -29,15 +29,18 @@ DOMAIN_BANS = (
     "pandas",
     "polars",
 )
+EVERYWHERE = {"__version__", "failpoints"}
 MAY_IMPORT = {
     # part of millrace -> the parts it may import, itself apart
     "errors": (),
+    "failpoints": ("errors",),
     "arrow": ("errors",),
     "wire": ("arrow", "errors", *AREAS),
     "client": ("wire", "arrow", "errors", *AREAS),
     "server": ("client", "wire", "arrow", "errors", *AREAS),
-    "laptop": ("server", "client", "wire", "arrow", "errors", *AREAS),
-    "cli": ("laptop", "client", "wire", "arrow", "errors", *AREAS),
+    "pipeline": ("wire", "arrow", "errors", *AREAS),
+    "laptop": ("server", "pipeline", "client", "wire", "arrow", "errors", *AREAS),
+    "cli": ("laptop", "pipeline", "client", "wire", "arrow", "errors", *AREAS),
 }
 
 
@@ -109,7 +112,7 @@ def misplaced(module: Module) -> list[str]:
         for found in module.imports
         if touches(found.name, "millrace")
         and "." in found.name
-        and found.name.split(".")[1] not in allowed | {"__version__"}
+        and found.name.split(".")[1] not in allowed | EVERYWHERE
     ]
 
 

@@ -19,6 +19,7 @@ DEFERRED = {
     ("svc_extract", "adbc_driver_postgresql"): "0.5 s and a shared library: with the first SQL source",
     ("svc_extract", "adbc_driver_manager"): "comes with adbc_driver_postgresql",
     ("millrace.cli", "bokeh"): "0.5 s: only where a chart is drawn",
+    ("millrace.pipeline", "sqlglot"): "0.2 s: only where a transform's inputs are read from its SQL",
     ("millrace.client", "pandas"): "optional: `.to_pandas()`",
     ("millrace.client", "polars"): "optional: `.to_polars()`",
 }

@@ -1,0 +1,353 @@
+"""The one task per open table that commits everything: appends, fences, compaction, checkpoints (contracts.md W4, W6).
+
+decide (who is still live, whose lease holds, do the offsets follow) → write files → commit → publish → acknowledge. Streams hand in
+whole batches and never touch the log; whatever else wants to change the table asks for a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from millrace import errors
+from millrace.failpoints import failpoint
+from svc_storage.domain import assembly, contract
+from svc_storage.domain.appending import AppendStream, OpenRequest
+from svc_storage.domain.contract import Checked
+from svc_storage.domain.definition import TableDefinition
+from svc_storage.domain.group import SAMPLE, Ack, Group, Pace, Pending, Waiter
+from svc_storage.domain.rehearsal import Rehearsal
+from svc_storage.domain.versions import LogView
+from svc_storage.domain.writers import EpochClaim, check_lease, check_writer_id, take_epoch
+from svc_storage.ports import (
+    Clock,
+    Commit,
+    CommitKind,
+    CommitLog,
+    Committed,
+    LeaseCheck,
+    TableFiles,
+    Version,
+    VersionTaken,
+    WriterState,
+)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+ATTEMPTS = 5
+RESOLVE_S = 30.0
+
+
+class Committer:
+    """Start it with `start`, end it with `close`. `published` is called after each new version, on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        log: CommitLog,
+        files: TableFiles,
+        view: LogView,
+        definition: TableDefinition,
+        leases: LeaseCheck,
+        clock: Clock,
+        published: Callable[[], None],
+    ) -> None:
+        self.definition = definition
+        self.files = files
+        self.log = log
+        self.view = view
+        self._leases, self._clock, self._published = leases, clock, published
+        self._streams: dict[str, AppendStream] = {}
+        self._group = Group()
+        self._pace = Pace()
+        self._turns: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
+        self._answers: set[Waiter] = set()
+        self._wake = asyncio.Event()
+        self._emptied = asyncio.Event()  # a full group was taken
+        self._unsure = False  # a commit's outcome is not known yet
+        self._ending: errors.MillraceError | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    async def close(self, reason: errors.MillraceError, *, commit_rest: bool = True) -> None:
+        """Commits what waits (unless told not to), ends every stream with `reason`, then the task."""
+        if self._ending is None:
+            self._ending = reason
+            if not commit_rest:
+                self._group = Group()
+            self._group.hurry = True
+            self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._streams)
+
+    async def open(self, request: OpenRequest) -> AppendStream:
+        """W1, W2: fences durably, drops the older stream's uncommitted batches, then answers.
+
+        Raises NotAllowed, WriterFenced, LeaseLost, FieldInvalid; RetryLater kinds when the store does not answer."""
+        check_writer_id(request.writer)
+        return await self.turn(lambda: self._open(request))
+
+    async def turn(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Runs `work` between two commits; nothing else changes the table meanwhile. Raises what it raises."""
+        if self._ending is not None:
+            raise self._ending
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._turns.append((work, done))
+        self._wake.set()
+        return await done
+
+    async def commit(self, make: Callable[[], Commit]) -> Committed:
+        """Within a turn: commits what `make` says, called again after a lost race. Raises CommitConflict, OutcomeUnknown, …"""
+        for _ in range(ATTEMPTS):
+            if self._unsure:
+                await self._refresh()
+            commit = make()
+            try:
+                version = await self._append(commit)
+            except VersionTaken:
+                await self._refresh()
+                continue
+            failpoint("storage.before_publish")
+            return await self._publish(Committed(version, commit))
+        raise errors.CommitConflict("another process kept winning the race for the next version", retry_after_ms=200)
+
+    # -- Desk ---------------------------------------------------------------------------------------------------------
+    async def room(self) -> None:
+        while self._group.full and self._ending is None:
+            self._emptied.clear()
+            await self._emptied.wait()
+        if self._ending is not None:
+            raise self._ending
+
+    def submit(self, entry: Pending) -> None:
+        was_empty = not self._group.entries
+        self._group.add(entry, self._clock.monotonic_s())
+        if was_empty or self._group.full:
+            self._wake.set()
+
+    def hurry(self, stream: Waiter) -> None:
+        if self._group.holds(stream):
+            self._group.hurry = True
+            self._wake.set()
+
+    def answer(self, stream: Waiter) -> None:
+        self._answers.add(stream)
+        if not self._group.holds(stream):
+            self._wake.set()
+
+    def leave(self, stream: Waiter) -> None:
+        self._group.drop(stream)
+        self._answers.discard(stream)
+        if self._streams.get(stream.writer) is stream:
+            del self._streams[stream.writer]
+
+    async def check(self, rows: pa.RecordBatch, *, aside: bool) -> Checked:
+        if aside:
+            return await asyncio.to_thread(contract.check, rows, self.definition)
+        return contract.check(rows, self.definition)
+
+    # -- the task -----------------------------------------------------------------------------------------------------
+    async def _run(self) -> None:
+        while (ending := self._ending) is None or self._group.entries:
+            wait_s = self._wait_s()
+            if wait_s:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), None if wait_s < 0 else wait_s)
+                continue
+            if self._turns:
+                await self._take_turn(*self._turns.popleft())
+            if self._group.wait_s(self._clock.monotonic_s(), self._interval_s()) == 0.0:
+                await self._commit_group()
+            self._answer_waiting()
+        self._finish(ending)
+
+    def _wait_s(self) -> float:
+        """0 = work now; below 0 = until woken."""
+        if self._turns or any(not self._group.holds(stream) for stream in self._answers):
+            return 0.0
+        wait_s = self._group.wait_s(self._clock.monotonic_s(), self._interval_s())
+        return -1.0 if wait_s is None else wait_s
+
+    def _interval_s(self) -> float:
+        return self._pace.interval_s(stream.interval_s for stream in self._streams.values())
+
+    async def _take_turn(self, work: Callable[[], Awaitable[Any]], done: asyncio.Future[Any]) -> None:
+        if done.cancelled():
+            return
+        try:
+            result = await work()
+        except Exception as error:
+            if not done.cancelled():
+                done.set_exception(error)
+        else:
+            if not done.cancelled():
+                done.set_result(result)
+
+    def _finish(self, reason: errors.MillraceError) -> None:
+        for stream in list(self._streams.values()):
+            stream.fail(reason)
+        for _, done in self._turns:
+            if not done.done():
+                done.set_exception(reason)
+        self._turns.clear()
+        self._emptied.set()
+
+    # -- one commit ---------------------------------------------------------------------------------------------------
+    async def _commit_group(self) -> None:
+        group, self._group = self._group, Group()
+        self._emptied.set()
+        started_s = self._clock.monotonic_s()
+        try:
+            await self._check_leases(group)
+            entries = [entry for entry in group.entries if entry.stream.live]
+            if not entries:
+                return
+            time_us = max(self._clock.now_us(), self.view.head.time_us)
+            written = await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
+            committed = await self.commit(lambda: assembly.commit_of(entries, written, self.view.head))
+        except errors.MillraceError as error:
+            _fail(group.entries, error)
+            return
+        except Exception:
+            _log.exception("a commit failed unexpectedly")
+            _fail(group.entries, errors.Unexpected("the commit failed"))
+            return
+        self._pace.note(self._clock.monotonic_s() - started_s)
+        failpoint("storage.before_ack")
+        self._acknowledge(entries, committed)
+
+    async def _check_leases(self, group: Group) -> None:
+        for stream in {entry.stream for entry in group.entries if entry.stream.lease}:
+            try:
+                check_lease(stream.lease, stream.epoch, await self._leases.current_epoch(stream.lease))
+            except errors.LeaseLost as lost:
+                stream.fail(lost)
+
+    async def _append(self, commit: Commit) -> Version:
+        """Resolves an unknown outcome by reading, for up to 30 s. Raises VersionTaken also when it turns out not to have happened."""
+        after = self.view.head.version
+        try:
+            return await self.log.append(commit, after=after)
+        except errors.OutcomeUnknown as unknown:
+            self._unsure = True
+            started_s = self._clock.monotonic_s()
+            while self._clock.monotonic_s() - started_s < RESOLVE_S:
+                with contextlib.suppress(errors.OutcomeUnknown, errors.RetryLater):
+                    for found in await self.log.read_after(after):
+                        if found.commit.id == commit.id:
+                            return found.version
+                    raise VersionTaken from unknown
+                await asyncio.sleep(0.2)
+            raise
+
+    async def _refresh(self) -> None:
+        """Takes in what others committed, and what of ours turned out to have happened."""
+        for committed in await self.log.read_after(self.view.head.version):
+            self.view.publish(committed)
+        self._unsure = False
+        self._published()
+
+    async def _publish(self, committed: Committed) -> Committed:
+        if committed.version != self.view.head.version + 1:  # others' commits came between
+            await self._refresh()
+            return committed
+        self.view.publish(committed)
+        self._unsure = False
+        self._published()
+        return committed
+
+    def _acknowledge(self, entries: Sequence[Pending], committed: Committed) -> None:
+        by_stream: dict[Waiter, list[Pending]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry)
+        for stream, own in by_stream.items():
+            state = committed.commit.writers[stream.writer]
+            self._answers.discard(stream)
+            ack = replace(
+                _ack_of(state, committed.version, committed.commit.time_us),
+                rows_written=sum(entry.rows.num_rows for entry in own),
+                rows_dead=sum(len(entry.dead) for entry in own),
+                sample=tuple(row for entry in own for row in entry.sample)[:SAMPLE],
+            )
+            stream.acknowledge(ack, batches=len(own), cost=sum(entry.cost for entry in own))
+
+    def _answer_waiting(self) -> None:
+        """Acks for streams that sent only what was known already."""
+        head = self.view.head
+        for stream in [stream for stream in self._answers if not self._group.holds(stream)]:
+            self._answers.discard(stream)
+            stream.acknowledge(_ack_of(head.writers[stream.writer], head.version, head.time_us), batches=0, cost=0)
+
+    # -- opening a stream ---------------------------------------------------------------------------------------------
+    async def _open(self, request: OpenRequest) -> AppendStream:
+        if self._unsure:
+            await self._refresh()
+        lease_epoch = await self._leases.current_epoch(request.lease) if request.lease else 0
+        stored = self.view.head.writers.get(request.writer)
+        claim = EpochClaim(request.epoch, request.principal, request.lease, lease_epoch)
+        state = take_epoch(stored, claim)
+        if request.validate_only:
+            return AppendStream(Rehearsal(self), request, state, self.view.head.version)
+        if older := self._streams.get(request.writer):
+            self.leave(older)
+            older.fail(_superseded(older.epoch, state.epoch))
+        if state is not stored:
+            if request.lease:
+                await self._leases.raise_floor(request.lease, state.epoch)
+            await self._fence(request.writer, state)
+        stream = AppendStream(self, request, self.view.head.writers[request.writer], self.view.head.version)
+        self._streams[request.writer] = stream
+        return stream
+
+    async def _fence(self, writer: str, state: WriterState) -> None:
+        before = self.view.head.writers.get(writer)
+
+        def make() -> Commit:
+            head = self.view.head
+            if head.writers.get(writer) != before:
+                raise errors.WriterFenced("another process moved this writer", hint="open again")
+            time_us = max(self._clock.now_us(), head.time_us)
+            return Commit(
+                id=str(uuid.uuid4()), kind=CommitKind.FENCE, time_us=time_us, writers={writer: replace(state, marks=())}
+            )
+
+        failpoint("storage.before_fence")
+        await self.commit(make)
+
+
+def _fail(entries: Sequence[Pending], error: errors.MillraceError) -> None:
+    for entry in entries:
+        entry.stream.fail(error)
+
+
+def _ack_of(state: WriterState, version: Version, time_us: int) -> Ack:
+    return Ack(
+        next_offset=state.next_offset,
+        version=version,
+        time_us=time_us,
+        positions=state.positions,
+        event_time_high_us=state.event_time_high_us,
+    )
+
+
+def _superseded(older: int, newer: int) -> errors.MillraceError:
+    if newer > older:
+        return errors.WriterFenced(
+            "a newer epoch of this writer was opened", metadata={"epoch": str(newer)}, hint="stop"
+        )
+    return errors.WriterSuperseded("a newer stream of the same writer and epoch took over")

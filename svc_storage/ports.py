@@ -453,7 +453,19 @@ class Answer:
 
 
 class ControlTransaction(Protocol):
-    """The rows of resources, leases and answers inside one transaction. Blocking; used only by the work that got it."""
+    """The rows of tables, resources, leases and answers inside one transaction. Blocking; used only by the work that got it."""
+
+    def table(self, name: str) -> TableRow | None: ...
+
+    def table_by_uid(self, uid: str) -> TableRow | None: ...
+
+    def tables(self, namespace: str, *, after_name: str, limit: int) -> Sequence[TableRow]:
+        """By name, above `after_name`. `namespace` "": all."""
+
+    def put_table(self, row: TableRow) -> None:
+        """Replaces the row of that name."""
+
+    def remove_table(self, name: str) -> None: ...
 
     def revision(self) -> int:
         """The newest revision, 0 in an empty store."""

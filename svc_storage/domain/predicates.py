@@ -166,7 +166,11 @@ def _integer(value: Literal, kind: pa.DataType) -> int | None:
     if isinstance(value, float) and not value.is_integer():
         return None
     whole = int(value)
-    low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1) if pa.types.is_signed_integer(kind) else (0, 2**kind.bit_width - 1)
+    low, high = (
+        (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
+        if pa.types.is_signed_integer(kind)
+        else (0, 2**kind.bit_width - 1)
+    )
     return whole if whole == value and low <= whole <= high else None
 
 

@@ -66,7 +66,9 @@ def decode(data: bytes) -> Scan:
             after_version=fields.get("a"),
         )
     except (zlib.error, ValueError, KeyError, TypeError) as broken:
-        raise TokenMismatch("the token's request cannot be read", field="split_token", hint="plan the read again") from broken
+        raise TokenMismatch(
+            "the token's request cannot be read", field="split_token", hint="plan the read again"
+        ) from broken
 
 
 def fingerprint(*parts: bytes) -> bytes:

@@ -96,7 +96,9 @@ def decode_page(data: bytes, *, fingerprint: bytes, field: str = "page_token") -
     read = _Reader(data, b"P", field)
     token = PageToken(read.raw(), read.text())
     if token.fingerprint != fingerprint:
-        raise TokenMismatch("the page token belongs to another request", field=field, hint="list again without a page token")
+        raise TokenMismatch(
+            "the page token belongs to another request", field=field, hint="list again without a page token"
+        )
     return token
 
 
@@ -130,7 +132,9 @@ class _Reader:
     def __init__(self, data: bytes, kind: bytes, field: str) -> None:
         self._field = field
         if data and data[0] != FORMAT:
-            raise TokenUnsupported("the token has a format that this release does not know", field=field, hint="start again without it")
+            raise TokenUnsupported(
+                "the token has a format that this release does not know", field=field, hint="start again without it"
+            )
         if not 6 <= len(data) <= MAX_BYTES or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "big"):
             raise self._bad("the token is damaged")
         if data[1:2] != kind:

@@ -91,7 +91,9 @@ class _Transaction:
         return self._state.resources.get(name)
 
     def resources(self, collection: str, namespace: str, *, after_name: str, limit: int) -> Sequence[Resource]:
-        found = (r for name, r in sorted(self._state.resources.items()) if name > after_name and r.collection == collection)
+        found = (
+            r for name, r in sorted(self._state.resources.items()) if name > after_name and r.collection == collection
+        )
         return list(islice((r for r in found if namespace in ("", r.namespace)), limit))
 
     def changed_after(self, revision: int, limit: int) -> Sequence[tuple[bool, Resource]]:

@@ -138,7 +138,9 @@ class Rows:
 
     def put_scan(self, fingerprint: bytes, scan: bytes, *, now_us: int, since_us: int) -> None:
         self._purge("scans", since_us)
-        self._sql("INSERT OR REPLACE INTO scans (fingerprint, body, made_us) VALUES (?, ?, ?)", (fingerprint, scan, now_us))
+        self._sql(
+            "INSERT OR REPLACE INTO scans (fingerprint, body, made_us) VALUES (?, ?, ?)", (fingerprint, scan, now_us)
+        )
 
     def _purge(self, table: str, since_us: int) -> None:
         # A few at a time, so that no single request pays for a day of others.
@@ -179,9 +181,7 @@ def _table(row: Any) -> TableRow | None:
     if row is None:
         return None
     name, uid, etag, created_us, updated_us, owner, body = row
-    return TableRow(
-        name=name, uid=uid, etag=etag, created_us=created_us, updated_us=updated_us, owner=owner, body=body
-    )
+    return TableRow(name=name, uid=uid, etag=etag, created_us=created_us, updated_us=updated_us, owner=owner, body=body)
 
 
 def _packed(kind: str | None, body: bytes | None) -> Packed | None:

@@ -80,7 +80,9 @@ class _translated:
         if not isinstance(error, sqlite3.Error):
             return
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise DiskFull("the disk that holds the catalog is full", hint="free some space; nothing was changed") from error
+            raise DiskFull(
+                "the disk that holds the catalog is full", hint="free some space; nothing was changed"
+            ) from error
         raise self._otherwise(f"the catalog failed: {getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')}") from error
 
 

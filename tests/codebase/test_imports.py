@@ -20,6 +20,7 @@ DEFERRED = {
     ("svc_extract", "adbc_driver_manager"): "comes with adbc_driver_postgresql",
     ("millrace.cli", "bokeh"): "0.5 s: only where a chart is drawn",
     ("millrace.pipeline", "sqlglot"): "0.2 s: only where a transform's inputs are read from its SQL",
+    ("millrace.server", "opentelemetry.exporter"): "0.3 s: only where an OTLP endpoint is set",
     ("millrace.client", "pandas"): "optional: `.to_pandas()`",
     ("millrace.client", "polars"): "optional: `.to_polars()`",
 }

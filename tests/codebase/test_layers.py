@@ -124,12 +124,12 @@ def test_the_parts_of_millrace_build_on_each_other_in_one_direction(planted: Pla
 
 
 def test_drivers_stay_in_adapters(planted: Planter) -> None:
-    """The laptop's supervisor and command line drive nothing but Millrace itself."""
+    """What is installed as `millrace` drives nothing but Millrace itself; the two exceptions are deferred (test_imports.py)."""
+    exceptions = {"millrace.cli": ("bokeh",), "millrace.pipeline": ("sqlglot",)}
     for module in modules_under("millrace"):
-        if not touches(
-            module.name, "millrace.cli"
-        ):  # draws charts in the terminal's place: bokeh, deferred (test_imports.py)
-            assert not (banned := reaching(module, DRIVERS)), banned
+        part = ".".join(module.name.split(".")[:2])
+        drivers = tuple(driver for driver in DRIVERS if driver not in exceptions.get(part, ()))
+        assert not (banned := reaching(module, drivers)), banned
     assert reaching(planted("import deltalake", "millrace/wire/planted.py"), DRIVERS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,7 +95,7 @@ async def follow(
     after: int | None,
     initial: bool,
     heartbeat_s: float,
-) -> AsyncIterator[ResourceNews]:
+) -> AsyncGenerator[ResourceNews, None]:
     """Never ends by itself. `after` None: from now on. Raises RevisionExpired: list again (or ask for `initial`)."""
     position = (await source.changed_after(1 << 62, limit=1))[1] if initial or after is None else after
     if initial:
@@ -124,12 +124,14 @@ async def _page_after(source: ChangeSource, position: int) -> Sequence[ResourceC
     horizon, newest, changes = await source.changed_after(position, limit=PAGE)
     if position < horizon or position > newest:
         raise RevisionExpired(
-            "changes after this revision are not known any more", field="after_revision", hint="list again, watch from there"
+            "changes after this revision are not known any more",
+            field="after_revision",
+            hint="list again, watch from there",
         )
     return changes
 
 
-async def _all(source: ChangeSource, selection: Selection) -> AsyncIterator[Resource]:
+async def _all(source: ChangeSource, selection: Selection) -> AsyncGenerator[Resource, None]:
     after_name = ""
     while True:
         page, _ = await source.page(selection, after_name=after_name, limit=PAGE)

@@ -69,7 +69,9 @@ class Leases:
 
         def change(row: LeaseRow) -> LeaseRow:
             if not row.holder or row.epoch != epoch:
-                raise LeaseLost(f"the lease `{name}` has another epoch", field="epoch", hint="stop: another holder works on it")
+                raise LeaseLost(
+                    f"the lease `{name}` has another epoch", field="epoch", hint="stop: another holder works on it"
+                )
             return replace(row, renewals=row.renewals + 1)
 
         return self._see(await self._change(name, change))

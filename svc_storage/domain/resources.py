@@ -81,7 +81,7 @@ class Resources:
             keep_answer(tx, request, encode_resource(new), now_us)
             return new, old is None, True
 
-        resource, created, changed = await self._commit(work, lambda done: (done[0], done[2]))
+        resource, created, _ = await self._commit(work, lambda done: (done[0], done[2]))
         return resource, created
 
     async def update_status(self, update: StatusUpdate, request: RequestMark) -> Resource:
@@ -225,7 +225,9 @@ def _check_etag(wish: ResourceWish, old: Resource | None) -> None:
 
 
 def _etag_mismatch() -> EtagMismatch:
-    return EtagMismatch("it was changed meanwhile", field="etag", hint="get it, apply the change again, send the new etag")
+    return EtagMismatch(
+        "it was changed meanwhile", field="etag", hint="get it, apply the change again, send the new etag"
+    )
 
 
 def _check_lease(tx: ControlTransaction, lease: str, epoch: int) -> None:
@@ -233,7 +235,9 @@ def _check_lease(tx: ControlTransaction, lease: str, epoch: int) -> None:
         return
     held = tx.lease(lease)
     if held is None or epoch < 1 or held.epoch != epoch:
-        raise LeaseLost(f"the lease `{lease}` has another epoch", field="lease_epoch", hint="stop: another holder works on it")
+        raise LeaseLost(
+            f"the lease `{lease}` has another epoch", field="lease_epoch", hint="stop: another holder works on it"
+        )
 
 
 def _check_size(packed: Packed | None, field: str, limit: int = MAX_PACKED_BYTES) -> None:

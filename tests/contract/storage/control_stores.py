@@ -1,0 +1,37 @@
+"""The stores of the control half: a new one is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from svc_storage.adapters.memory.control import MemoryControl
+from svc_storage.adapters.sqlite.store import SqliteControl
+from svc_storage.ports import ControlStore
+
+
+async def _memory(folder: Path) -> ControlStore:
+    return MemoryControl()
+
+
+async def _sqlite(folder: Path) -> ControlStore:
+    return await SqliteControl.open(folder / "catalog.sqlite")
+
+
+CONTROL_STORES: Mapping[str, Callable[[Path], Awaitable[ControlStore]]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+class HandClock:
+    """A clock that moves when it is told."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def now_us(self) -> int:
+        return int(self.seconds * 1e6)
+
+    def monotonic_s(self) -> float:
+        return self.seconds
+
+    def forward(self, seconds: float) -> None:
+        self.seconds += seconds

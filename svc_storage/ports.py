@@ -326,6 +326,13 @@ class ReaderMarks(Protocol):
         """The lowest version a live reader (moved in the last 24 h) has got through; None when there is none."""
 
 
+class Dependents(Protocol):
+    """Who would be left without its input."""
+
+    async def of(self, table: str) -> Sequence[str]:
+        """Full names of resources that read or write the table of this name; empty: none."""
+
+
 class Clock(Protocol):
     def now_us(self) -> int:
         """Wall clock."""

@@ -13,16 +13,20 @@ from svc_storage.domain.contract import BadRow, cut
 
 SCHEMA = pa.schema(
     [
-        pa.field("writer", pa.string(), nullable=False, metadata={b"comment": b"who sent the row"}),
+        pa.field("writer", pa.string(), nullable=False, metadata={b"description": b"who sent the row"}),
         pa.field(
-            "offset", pa.int64(), nullable=False, metadata={b"comment": b"the row's offset in its writer's count"}
+            "offset", pa.int64(), nullable=False, metadata={b"description": b"the row's offset in its writer's count"}
         ),
-        pa.field("position", pa.string(), metadata={b"comment": b"the source's position after the row's batch, JSON"}),
-        pa.field("reason", pa.string(), nullable=False, metadata={b"comment": b"machine-readable"}),
-        pa.field("field", pa.string(), metadata={b"comment": b"the column at fault"}),
-        pa.field("message", pa.string(), metadata={b"comment": b"for people"}),
-        pa.field("raw", pa.binary(), metadata={b"comment": b"the source's bytes, or the row as JSON; at most 64 KiB"}),
-        pa.field("time", pa.timestamp("us", "UTC"), nullable=False, metadata={b"comment": b"when it was kept"}),
+        pa.field(
+            "position", pa.string(), metadata={b"description": b"the source's position after the row's batch, JSON"}
+        ),
+        pa.field("reason", pa.string(), nullable=False, metadata={b"description": b"machine-readable"}),
+        pa.field("field", pa.string(), metadata={b"description": b"the column at fault"}),
+        pa.field("message", pa.string(), metadata={b"description": b"for people"}),
+        pa.field(
+            "raw", pa.binary(), metadata={b"description": b"the source's bytes, or the row as JSON; at most 64 KiB"}
+        ),
+        pa.field("time", pa.timestamp("us", "UTC"), nullable=False, metadata={b"description": b"when it was kept"}),
     ]
 )
 EVENT_TIME = "time"

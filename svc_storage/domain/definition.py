@@ -23,7 +23,7 @@ DEAD_LETTERS = "$dead_letters"
 INGESTED_AT = "_ingested_at"
 _INGESTED_FIELD = pa.field(INGESTED_AT, pa.timestamp("us", "UTC"), nullable=True)
 FIELD_ID = b"millrace.field_id"
-DESCRIPTION = b"comment"  # where Delta readers look for it
+SCHEMA_ID = b"millrace.schema_id"
 MAX_COLUMNS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -124,7 +124,7 @@ def define(
     names = [column.name for column in columns]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise errors.FieldInvalid(f"column `{min(doubled)}` comes twice", field="table.schema.fields")
-    stored = pa.schema(columns)
+    stored = pa.schema(columns, metadata={SCHEMA_ID: b"1"})
     definition = TableDefinition(
         schema=stored,
         event_time_column=event_time_column,
@@ -192,7 +192,7 @@ def _stored_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", "UTC" if kind.tz else None)
     if pa.types.is_list(kind):
-        return pa.list_(pa.field("element", _stored_type(kind.value_type), True))
+        return pa.list_(pa.field("item", _stored_type(kind.value_type), True))
     if pa.types.is_map(kind):
         return pa.map_(_stored_type(kind.key_type), pa.field("value", _stored_type(kind.item_type), True))
     if pa.types.is_struct(kind):

@@ -1,0 +1,1 @@
+"""What the five servers share. Start reading at `README.md`, then `bootstrap.py`."""

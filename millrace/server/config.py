@@ -1,0 +1,92 @@
+"""The settings that all five servers have. A service's own are in its `config.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from millrace.server.logs import LEVELS
+from millrace.server.settings import Env, Secret, SettingsError
+
+AREAS = ("extract", "storage", "transform", "analysis", "viz")
+PORTS = {"page": 7400, "extract": 7401, "storage": 7402, "transform": 7403, "analysis": 7404, "viz": 7405}
+SHARED_NAMES = ("PORT", "TARGET")
+"""Below each service's own prefix, but read here: a service's Env does not call them unknown (`service_env`)."""
+
+
+def service_env(env: Mapping[str, str], area: str) -> Env:
+    """The reader for the settings of one service: MILLRACE_<AREA>_*, without those read here."""
+    reader = Env(env, f"MILLRACE_{area.upper()}_")
+    reader.allow(*SHARED_NAMES)
+    return reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Read from MILLRACE_*; durations there are `30s` or milliseconds."""
+
+    service: str
+    home: Path  # where data, tokens and logs live: MILLRACE_HOME
+    host: str = "127.0.0.1"  # 0.0.0.0 behind a sidecar
+    port: int = 0  # 0: any free one, for tests
+    so_reuseport: bool = False  # only under the supervisor, which holds the same port, bound and never listening
+    principals_file: Path | None = None  # who may call; None refuses every call but health
+    token: Secret = field(default_factory=lambda: Secret(""))  # this service's own, from MILLRACE_TOKEN_FILE
+    targets: Mapping[str, str] = field(default_factory=dict)  # host:port of each service that has one
+    log_level: str = "INFO"
+    otlp_endpoint: str = ""  # http://host:4317; empty: no telemetry leaves the process
+    stream_age_s: float = 1800.0  # ± 10 %
+    max_streams: int = 1000  # beyond: TOO_MANY_STREAMS
+    drain_lead_s: float = 0.0  # between NOT_SERVING and the first refused call; 5 s in a cluster (mesh.md section 4)
+    drain_grace_s: float = 5.0  # how long calls and streams may take to end; 30 s in a cluster
+    max_connection_age_s: float = 3600.0  # a backstop; 0: none (inside the mesh)
+    supervisor_pid: int = 0  # end when this process is gone; 0: started by hand
+    supervisor_fd: int = -1  # a pipe that closes when the supervisor dies, where the kernel cannot tell
+
+    @classmethod
+    def from_env(cls, service: str, env: Mapping[str, str]) -> Self:
+        """Raises SettingsError listing every fault."""
+        shared, own = Env(env, "MILLRACE_"), Env(env, f"MILLRACE_{service.upper()}_")
+        home = shared.path("HOME", Path(".millrace"))
+        token, token_faults = _token(shared, env)
+        found = cls(
+            service=service,
+            home=home,
+            host=shared.text("HOST", "127.0.0.1"),
+            port=own.integer("PORT", PORTS.get(service, 0), low=0, high=65535),
+            so_reuseport=shared.boolean("SO_REUSEPORT"),
+            principals_file=shared.path("PRINCIPALS_FILE", must_exist=True)
+            if env.get("MILLRACE_PRINCIPALS_FILE")
+            else None,
+            token=token,
+            targets={area: env[name] for area in AREAS if env.get(name := f"MILLRACE_{area.upper()}_TARGET")},
+            log_level=shared.text("LOG_LEVEL", "INFO", choices=LEVELS),
+            otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+            stream_age_s=shared.duration_ms("STREAM_AGE", 1_800_000, low=100) / 1000,
+            max_streams=shared.integer("MAX_STREAMS", 1000, low=1),
+            drain_lead_s=shared.duration_ms("DRAIN_LEAD", 0, high=60_000) / 1000,
+            drain_grace_s=shared.duration_ms("DRAIN_GRACE", 5000, high=300_000) / 1000,
+            max_connection_age_s=shared.duration_ms("MAX_CONNECTION_AGE", 3_600_000) / 1000,
+            supervisor_pid=shared.integer("SUPERVISOR_PID", 0, low=0),
+            supervisor_fd=shared.integer("SUPERVISOR_FD", -1, low=-1),
+        )
+        if faults := [*_without_unknown(shared), *_without_unknown(own), *token_faults]:
+            raise SettingsError(faults)
+        return found
+
+
+def _without_unknown(reader: Env) -> list[str]:
+    """Only what is wrong: names that this part does not know belong to the service."""
+    return [fault for fault in reader.faults() if " is not a setting" not in fault]
+
+
+def _token(shared: Env, env: Mapping[str, str]) -> tuple[Secret, list[str]]:
+    if not env.get("MILLRACE_TOKEN_FILE"):
+        return Secret(""), []
+    path = shared.path("TOKEN_FILE")
+    try:
+        return Secret(path.read_text().strip()), []
+    except OSError as error:
+        return Secret(""), [f"MILLRACE_TOKEN_FILE cannot be read: {error.strerror}"]

@@ -1,7 +1,7 @@
 """Is a SELECT append-safe: is its result the union of its results over parts of one table?
 
-Reads DuckDB's own syntax tree (`json_serialize_sql`), so that what is judged is what runs. The judgement errs to the safe side: what is not known to
-distribute over a union of the driving table's rows is refused with a reason.
+Reads DuckDB's own syntax tree (`json_serialize_sql`), so that what is judged is what runs. The judgement errs to the safe side:
+what is not known to distribute over a union of the driving table's rows is refused with a reason.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ The position is the only state. Its keys:
     spec                 fingerprint of the recipe that made the output
     offset               the output writer's offset where the run under way began
 
-A run writes `next:` before its first rows when they do not fit into one batch. A worker that dies in between leaves `next:` behind; the one after it
-runs the same versions again, which give the same rows in the same order, and leaves out as many as the output already has.
+A run writes `next:` before its first rows when they do not fit into one batch. A worker that dies in between leaves `next:` behind;
+the one after it runs the same versions again, which give the same rows in the same order, and leaves out as many as the output
+already has.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def aggregates() -> frozenset[str]:
 
 
 def tree_of(sql: str) -> dict[str, object]:
-    (text,) = duckdb.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() or ("",)
+    ((text,),) = duckdb.connect().execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
     return json.loads(text)["statements"][0]["node"]
 
 

@@ -96,6 +96,8 @@ def _nested(kind: pa.DataType, where: str, depth: int) -> pa.DataType:
     if types.is_struct(kind):
         if not kind.num_fields:
             raise _unsupported(kind, where, "a struct without fields")
+        if len({field.name for field in kind.fields}) != kind.num_fields:
+            raise _unsupported(kind, where, "two fields of the struct have one name")
         return pa.struct(
             [field.with_type(_canonical(field.type, f"{where}.{field.name}", depth)) for field in kind.fields]
         )
@@ -171,16 +173,28 @@ def cast_exactly(
         return array
     source = _without_list_views(array) if "list_view" in str(array.type) else array
     try:
+        if pa.types.is_integer(array.type) and pa.types.is_decimal(kind):
+            # Arrow demands room for any integer, not for those that are there.
+            source = pc.cast(source, pa.decimal256(20 + kind.scale, kind.scale))
         cast = pc.cast(source, kind, safe=True)
     except pa.ArrowNotImplementedError as error:
         raise _unsupported(array.type, where, f"it cannot become {kind}") from error
     except pa.ArrowInvalid as error:
         raise _inexact(where, kind) from error
-    if pa.types.is_floating(array.type) and pa.types.is_float32(kind) and array.type.bit_width > kind.bit_width:
-        _check_same(array, pc.cast(cast, array.type), where, kind)
-    if pa.types.is_date64(array.type):
-        _check_same(array, pc.cast(cast, array.type), where, kind)
+    if _rounds(array.type, kind):
+        _check_same(array, pc.cast(cast, array.type, safe=False), where, kind)
     return cast
+
+
+def _rounds(given: pa.DataType, kind: pa.DataType) -> bool:
+    """True where Arrow's safe cast rounds silently, so that only the way back shows a loss."""
+    types = pa.types
+    if types.is_date64(given):
+        return True
+    if types.is_decimal(given):
+        return bool(types.is_floating(kind))
+    narrower = types.is_floating(kind) and given.bit_width > kind.bit_width
+    return bool(types.is_floating(given) and (types.is_decimal(kind) or narrower))
 
 
 def _without_list_views(array: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -21,7 +21,8 @@ _NULL = pb.Null()
 _INT_LIMITS = {8: 2**7, 16: 2**15, 32: 2**31, 64: 2**63}
 _EXACT_FLOAT = 2**53
 # Wide enough for any decimal of 38 digits; the default context rounds at 28.
-_CONTEXT = decimal.Context(prec=80, Emax=999_999, Emin=-999_999)
+_CONTEXT = decimal.Context(prec=200)
+_MAX_DIGITS = 100
 
 
 # -- to proto ----------------------------------------------------------------------------------------------------------
@@ -213,15 +214,14 @@ def _float_from(value: pb.Value, kind: pa.DataType, where: str) -> float:
 def _decimal_from(value: pb.Value, kind: pa.DataType, where: str) -> decimal.Decimal:
     text: str = _member(value, "decimal", where)
     try:
-        number = decimal.Decimal(text[:100])
-        exact = (
-            number.quantize(decimal.Decimal(1).scaleb(-kind.scale), context=_CONTEXT) if number.is_finite() else None
-        )
+        number = decimal.Decimal(text[:_MAX_DIGITS])
     except decimal.InvalidOperation as error:
         raise FieldInvalid("not a decimal number", field=where, hint='write for instance "1.20"') from error
-    if exact is None:
+    if not number.is_finite():
         raise FieldInvalid("a decimal is finite", field=where)
-    if exact != number or len(exact.as_tuple().digits) > kind.precision or len(text) > 100:
+    fits = (len(text) <= _MAX_DIGITS and number.adjusted() < kind.precision - kind.scale) or not number
+    exact = number.quantize(decimal.Decimal(1).scaleb(-kind.scale), context=_CONTEXT) if fits else None
+    if exact is None or exact != number:
         raise ValueNotRepresentable(f"the number does not fit decimal({kind.precision},{kind.scale})", field=where)
     return exact
 

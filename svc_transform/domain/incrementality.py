@@ -7,50 +7,33 @@ what is not known to distribute over a union of the driving table's rows is refu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from svc_transform.domain.recipe import Incrementality
 
 Tree = Mapping[str, Any]
-
-VOLATILE = frozenset(
-    {
-        "random",
-        "uuid",
-        "gen_random_uuid",
-        "uuidv4",
-        "uuidv7",
-        "now",
-        "current_timestamp",
-        "get_current_timestamp",
-        "nextval",
-    }
-    | {
-        "current_date",
-        "today",
-        "transaction_timestamp",
-        "current_localtimestamp",
-        "current_localtime",
-        "get_current_time",
-        "setseed",
-    }
-)
 SAFE = Incrementality(True)
 
 
-def judge(tree: Tree, driving: str, aggregates: Set[str]) -> Incrementality:
-    """Judges the SELECT `tree` (a query node) for the driving table as it is written in the SQL (`flights` or `other.flights`).
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the engine's function names mean. `volatile`: the answer depends on more than the arguments."""
 
-    `aggregates`: names of the engine's aggregate functions.
-    """
+    aggregates: Set[str]
+    volatile: Set[str]
+
+
+def judge(tree: Tree, driving: str, words: Vocabulary) -> Incrementality:
+    """Judges the SELECT `tree` (a query node) for the driving table as it is written in the SQL (`flights` or `other.flights`)."""
     if not driving:
         return Incrementality(False, "NO_DRIVING_TABLE", "name the input whose new rows drive it: driving_table")
     if tree.get("type") != "SELECT_NODE":
         return Incrementality(False, "SET_OPERATION", "UNION, INTERSECT and EXCEPT need all rows of every branch")
     return (
         _judge_modifiers(tree)
-        or _judge_groups(tree, aggregates)
-        or _judge_functions(tree)
+        or _judge_groups(tree, words.aggregates)
+        or _judge_functions(tree, words.volatile)
         or _judge_places(tree, driving)
         or SAFE
     )
@@ -81,9 +64,9 @@ def _judge_groups(tree: Tree, aggregates: Set[str]) -> Incrementality | None:
     return None
 
 
-def _judge_functions(tree: Tree) -> Incrementality | None:
+def _judge_functions(tree: Tree, volatile: Set[str]) -> Incrementality | None:
     for node in _nodes(tree):
-        if node.get("class") == "FUNCTION" and node.get("function_name") in VOLATILE:
+        if node.get("class") == "FUNCTION" and node.get("function_name") in volatile:
             return Incrementality(False, "VOLATILE_FUNCTION", f"`{node['function_name']}` differs from run to run")
     return None
 
@@ -114,8 +97,8 @@ def _in_from(ref: Tree, driving: str) -> tuple[int, bool]:
         return 0, False
     left, left_outer = _in_from(ref["left"], driving)
     right, right_outer = _in_from(ref["right"], driving)
-    kind = ref.get("join_type", "")
-    natural = ref.get("ref_type") in ("REGULAR", "CROSS", "NATURAL")
+    kind = ref.get("join_type", "INNER")
+    natural = ref.get("ref_type", "REGULAR") in ("REGULAR", "CROSS", "NATURAL")
     outer = (left > 0 and kind not in _KEEPS_LEFT) or (right > 0 and kind not in _KEEPS_RIGHT) or not natural
     return left + right, left_outer or right_outer or (outer and left + right > 0)
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 
 import duckdb
 import pytest
 
-from svc_transform.domain.incrementality import judge
+from millrace.engine.functions import AGGREGATES, VOLATILE
+from svc_transform.domain.incrementality import Vocabulary, judge
 
-
-@cache
-def aggregates() -> frozenset[str]:
-    rows = duckdb.sql(
-        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
-    ).fetchall()
-    return frozenset(name for (name,) in rows)
+WORDS = Vocabulary(AGGREGATES, VOLATILE)
 
 
 def tree_of(sql: str) -> dict[str, object]:
-    ((text,),) = duckdb.connect().execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    ((text,),) = (
+        duckdb.connect()
+        .execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)", [sql])
+        .fetchall()
+    )
     return json.loads(text)["statements"][0]["node"]
 
 
@@ -57,12 +55,12 @@ UNSAFE = [
 
 @pytest.mark.parametrize("sql", SAFE)
 def test_a_union_of_parts_is_safe(sql: str) -> None:
-    assert judge(tree_of(sql), "t", aggregates()).append_safe
+    assert judge(tree_of(sql), "t", WORDS).append_safe
 
 
 @pytest.mark.parametrize(("sql", "reason"), UNSAFE)
 def test_what_looks_at_other_rows_is_refused(sql: str, reason: str) -> None:
-    judged = judge(tree_of(sql), "t", aggregates())
+    judged = judge(tree_of(sql), "t", WORDS)
     assert (judged.append_safe, judged.reason) == (False, reason)
     assert judged.message
 
@@ -82,8 +80,8 @@ def test_safe_means_that_parts_add_up(sql: str) -> None:
 
 
 def test_no_driving_table_named() -> None:
-    assert judge(tree_of("SELECT a FROM t"), "", aggregates()).reason == "NO_DRIVING_TABLE"
+    assert judge(tree_of("SELECT a FROM t"), "", WORDS).reason == "NO_DRIVING_TABLE"
 
 
 def test_a_table_of_another_namespace_drives() -> None:
-    assert judge(tree_of("SELECT a FROM other.t"), "other.t", aggregates()).append_safe
+    assert judge(tree_of("SELECT a FROM other.t"), "other.t", WORDS).append_safe

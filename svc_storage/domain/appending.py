@@ -111,6 +111,18 @@ class AppendStream:
             refused.metadata["next_offset"] = str(self.next_offset)
             raise
 
+    async def end_with(self, reason: errors.MillraceError) -> None:
+        """Commits what was appended so far, then ends the stream with `reason`; one that failed already keeps its own."""
+        if not self.live:
+            return
+        try:
+            await self.settle()
+            if isinstance(reason, errors.FixRequest | errors.Reload):
+                reason.metadata["next_offset"] = str(self.next_offset)
+            self.fail(reason)
+        except errors.MillraceError as failure:
+            self.fail(failure)
+
     def flush(self) -> None:
         """What was appended so far is committed now; the ack follows."""
         self._check_live()

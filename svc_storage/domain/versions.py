@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 
 from millrace import errors
 from svc_storage.domain.writers import advance
-from svc_storage.ports import Commit, CommitKind, Committed, DataFile, LogTail, Snapshot, Version, WriterState
+from svc_storage.ports import (
+    Commit,
+    CommitKind,
+    Committed,
+    DataFile,
+    LogTail,
+    Snapshot,
+    TableView,
+    Version,
+    WriterState,
+)
 
 _CACHED = 64
 
@@ -103,6 +113,15 @@ def summarise(commits: Sequence[Committed]) -> VersionEvent:
         positions=positions,
         schema_changed=any(committed.commit.schema is not None for committed in commits),
         trace_context=newest.trace_context,
+    )
+
+
+def newest_first(view: TableView, *, before: Version, limit: int) -> Sequence[VersionEvent]:
+    """The versions below `before` that can still be told, newest first, at most `limit`. The oldest one only is a state: no event."""
+    through = min(before - 1, view.head)
+    after = max(view.oldest, through - limit)
+    return (
+        [summarise([committed]) for committed in reversed(view.commits_in(after, through))] if through > after else []
     )
 
 

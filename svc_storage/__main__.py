@@ -1,0 +1,57 @@
+"""Storage as a process: the only place that names concrete adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from millrace.server.bootstrap import run
+from millrace.server.runtime import Composition, Runtime, ServiceSpec
+from millrace.storage.v1 import leases_pb2_grpc, resources_pb2_grpc, storage_pb2_grpc
+from svc_storage.adapters.clock import SystemClock
+from svc_storage.adapters.datadir import DataFolder
+from svc_storage.adapters.delta.backend import DeltaBackend
+from svc_storage.adapters.memory.backend import MemoryBackend
+from svc_storage.adapters.sqlite.store import SqliteControl
+from svc_storage.adapters.users import ResourceUsers
+from svc_storage.config import Settings
+from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.leases import Leases
+from svc_storage.domain.opened import Opened
+from svc_storage.domain.resources import Resources
+from svc_storage.domain.tables import Tables
+from svc_storage.ports import Backend
+from svc_storage.servicers.leases import LeaseServicer
+from svc_storage.servicers.resources import ResourceServicer
+from svc_storage.servicers.storage import StorageServicer
+
+BACKENDS: Mapping[str, Callable[[DataFolder, Executor], Backend]] = {
+    "local": lambda folder, pool: DeltaBackend(folder.tables, pool),
+    "memory": lambda folder, pool: MemoryBackend(),
+}
+
+
+async def compose(settings: Settings, runtime: Runtime) -> Composition:
+    folder = DataFolder.claim(settings.data_dir)
+    clock = SystemClock()
+    pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
+    backend = BACKENDS[settings.backend](folder, pool)
+    control = await SqliteControl.open(folder.catalog)
+    leases, resources = Leases(control, clock), Resources(control, clock)
+    await leases.start()
+    catalog, users = TableRows(control, clock), ResourceUsers(resources, clock)
+    opened = Opened(catalog, backend, leases, clock)
+    tables = Tables(catalog, backend, opened, users, clock)
+    storage = StorageServicer(tables=tables, opened=opened, clock=clock)
+    return Composition(
+        servicers=[
+            (storage_pb2_grpc.add_StorageServiceServicer_to_server, storage),
+            (resources_pb2_grpc.add_ResourceServiceServicer_to_server, ResourceServicer(resources, clock)),
+            (leases_pb2_grpc.add_LeaseServiceServicer_to_server, LeaseServicer(leases)),
+        ],
+        on_stop=[control.close, opened.close],
+    )
+
+
+if __name__ == "__main__":
+    run(ServiceSpec(name="storage", settings=Settings.from_env, compose=compose))

@@ -1,0 +1,77 @@
+"""Who uses a table, from the resources of the services that own them: for deletion and for retention."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from millrace.extract.v1 import extract_pb2
+from millrace.transform.v1 import transform_pb2
+from millrace.types.v1 import pipeline_pb2
+from svc_storage.domain.resource_names import Selection
+from svc_storage.domain.resources import Resources
+from svc_storage.ports import Clock, Packed, Resource, Version
+
+M = TypeVar("M", bound=Message)
+READER_KEPT_US = 24 * 3600 * 1_000_000
+_PAGE = 200
+
+
+class ResourceUsers:
+    """`Dependents` and `ReaderMarks` over the resource store."""
+
+    def __init__(self, resources: Resources, clock: Clock) -> None:
+        self._resources, self._clock = resources, clock
+
+    async def of(self, table: str) -> Sequence[str]:
+        users = []
+        async for source in self._all("sources"):
+            if source.spec and _message(source.spec, extract_pb2.SourceSpec()).table == table:
+                users.append(source.name)
+        async for transform in self._all("transforms"):
+            if table in _tables_of(transform):
+                users.append(transform.name)
+        return users
+
+    async def slowest(self, table_uid: str) -> Version | None:
+        lowest: Version | None = None
+        oldest_us = self._clock.now_us() - READER_KEPT_US
+        async for reader in self._all("readers"):
+            if reader.spec is None or reader.status is None or reader.updated_us < oldest_us:
+                continue
+            if _message(reader.spec, pipeline_pb2.ReaderSpec()).table_uid == table_uid:
+                version = _message(reader.status, pipeline_pb2.ReaderStatus()).version
+                lowest = version if lowest is None else min(lowest, version)
+        return lowest
+
+    async def _all(self, collection: str) -> AsyncIterator[Resource]:
+        after_name = ""
+        while True:
+            page, _ = await self._resources.page(Selection(collection), after_name=after_name, limit=_PAGE)
+            for resource in page:
+                yield resource
+            if len(page) < _PAGE:
+                return
+            after_name = page[-1].name
+
+
+def _tables_of(transform: Resource) -> set[str]:
+    tables: set[str] = set()
+    if transform.spec:
+        spec = _message(transform.spec, transform_pb2.TransformSpec())
+        tables |= {spec.output, spec.driving_table}
+    if transform.status:
+        tables |= {read.table for read in _message(transform.status, transform_pb2.TransformStatus()).inputs}
+    return tables
+
+
+def _message(packed: Packed, into: M) -> M:
+    """What is of another type or damaged uses nothing."""
+    if packed.type_url.rpartition("/")[2] == into.DESCRIPTOR.full_name:
+        try:
+            into.ParseFromString(packed.value)
+        except DecodeError:
+            into.Clear()
+    return into

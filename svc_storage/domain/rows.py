@@ -74,10 +74,8 @@ class _Piece:
 class RowReader:
     """The chunks of [start, end), one by one; close it. `begin`: of the whole range when `start` is a place inside it."""
 
-    def __init__(
-        self, pinned: Pinned, start: Place, end: Place, *, begin: Place | None = None, chunk_bytes: int = CHUNK_BYTES
-    ) -> None:
-        self._schema, self._chunk_bytes = pinned.schema, chunk_bytes
+    def __init__(self, pinned: Pinned, start: Place, end: Place, *, begin: Place | None = None) -> None:
+        self._schema = pinned.schema
         self._pieces = _pieces(pinned, begin or start, start, end)
 
     def next(self) -> Chunk | None:
@@ -93,7 +91,7 @@ class RowReader:
                 runs.append(_Run(rows, piece.run.file, piece.run.row, piece.run.indices))
                 batches.append(piece.batch)
                 rows, size = rows + piece.batch.num_rows, size + piece.batch.nbytes
-            if size >= self._chunk_bytes or scanned >= SCANNED_BYTES:
+            if size >= CHUNK_BYTES or scanned >= SCANNED_BYTES:
                 break
         if last is None:
             return None

@@ -20,6 +20,7 @@ from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.resources import Resources
 from svc_storage.domain.tables import Tables
+from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import Backend
 from svc_storage.servicers.leases import LeaseServicer
 from svc_storage.servicers.resources import ResourceServicer
@@ -43,12 +44,15 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     opened = Opened(catalog, backend, leases, clock)
     tables = Tables(catalog, backend, opened, users, clock)
     storage = StorageServicer(tables=tables, opened=opened, clock=clock)
+    policy = Policy(look_every_s=settings.upkeep_interval_ms / 1000)
+    upkeep = Upkeep(opened, catalog, backend, users, clock, policy)
     return Composition(
         servicers=[
             (storage_pb2_grpc.add_StorageServiceServicer_to_server, storage),
             (resources_pb2_grpc.add_ResourceServiceServicer_to_server, ResourceServicer(resources, clock)),
             (leases_pb2_grpc.add_LeaseServiceServicer_to_server, LeaseServicer(leases)),
         ],
+        background={"upkeep": upkeep.run},
         on_stop=[control.close, opened.close],
     )
 

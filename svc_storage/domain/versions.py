@@ -133,6 +133,7 @@ class LogView:
         self._commits: list[Committed] = []
         self._head = tail.base
         self._cache: OrderedDict[Version, Snapshot] = OrderedDict()
+        self._expired_below: Version = 0
         self.removed_us: dict[str, int] = dict(tail.removed_us)
         for committed in tail.commits:
             self.publish(committed)
@@ -142,8 +143,25 @@ class LogView:
         return self._head
 
     @property
-    def oldest(self) -> Version:
+    def base_version(self) -> Version:
+        """Where the log begins; older than `oldest` when files of its first versions are gone."""
         return self._base.version
+
+    @property
+    def oldest(self) -> Version:
+        return max(self._base.version, self._expired_below)
+
+    @property
+    def oldest_time_us(self) -> int:
+        return self.at(self.oldest).time_us
+
+    def expire(self, before_us: int) -> None:
+        """Files that left before this time may be removed: the versions that still had one are not served any more."""
+        for committed in self._commits:
+            if committed.commit.time_us >= before_us:
+                break
+            if committed.commit.removes:
+                self._expired_below = max(self._expired_below, committed.version)
 
     def publish(self, committed: Committed) -> None:
         """The next version. Raises ValueError when it is not the next."""
@@ -164,9 +182,9 @@ class LogView:
         if found := self._cache.get(version):
             self._cache.move_to_end(version)
             return found
-        near = max((known for known in self._cache if known <= version), default=self.oldest)
-        snapshot = self._cache.get(near, self._base) if near != self.oldest else self._base
-        for committed in self._commits[snapshot.version - self.oldest : version - self.oldest]:
+        near = max((known for known in self._cache if known <= version), default=-1)
+        snapshot = self._cache.get(near, self._base)
+        for committed in self._between(snapshot.version, version):
             snapshot = fold(snapshot, committed)
         self._remember(snapshot)
         return snapshot
@@ -176,22 +194,31 @@ class LogView:
         self._check(through, lowest=0)
         if after < self.oldest and not (after < 0 and self.oldest == 0):
             raise self._expired(after)
-        first = max(after, self.oldest)
-        return tuple(self._commits[first - self.oldest : max(through, first) - self.oldest])
+        return tuple(self._between(max(after, self.oldest), through))
 
     def version_at(self, time_us: int) -> Version:
         """The newest version committed at or before a time. Raises VersionExpired."""
         if time_us < self._base.time_us:
             raise self._expired(self.oldest)
-        return self.oldest + bisect_right(self._commits, time_us, key=lambda committed: committed.commit.time_us)
+        found = self.base_version + bisect_right(self._commits, time_us, key=lambda committed: committed.commit.time_us)
+        if found < self.oldest:
+            raise self._expired(found)
+        return found
 
     def cut(self, floor: Version) -> None:
         """Forgets what lies below `floor`, a version that is kept."""
-        base = self.at(floor)
-        self._commits = self._commits[floor - self.oldest :]
+        base = self._base
+        for committed in self._between(self.base_version, floor):
+            base = fold(base, committed)
+        self._commits = self._between(floor, self._head.version)
         self._base = base
         for version in [known for known in self._cache if known <= floor]:
             del self._cache[version]
+
+    def _between(self, after: Version, through: Version) -> list[Committed]:
+        """Commits of (after, through]; `after` at or above the base."""
+        start = after - self.base_version
+        return self._commits[start : max(through - self.base_version, start)]
 
     def _remember(self, snapshot: Snapshot) -> None:
         self._cache[snapshot.version] = snapshot

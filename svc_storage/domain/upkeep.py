@@ -1,0 +1,182 @@
+"""What tables need to stay fast, from the first day: compaction, checkpoints, cutting the log, garbage collection.
+
+A version stays in the log while it is under 1 h old, among the newest 10,000, or after the slowest named reader; a file stays 24 h after it
+left the newest version. Later a version is VERSION_EXPIRED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from svc_storage.domain import compaction
+from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.ports import Backend, Catalog, Clock, ReaderMarks, Version
+
+_log = logging.getLogger(__name__)
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+DAY_US = 24 * HOUR_US
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Versions, microseconds. The defaults are the contract's; tests use smaller ones."""
+
+    checkpoint_every: int = 100
+    keep_log_us: int = HOUR_US
+    keep_versions: int = 10_000
+    keep_files_us: int = DAY_US
+    orphan_us: int = HOUR_US  # a file that no version ever named: a kill between file and commit
+    trim_every_us: int = 60 * SECOND_US
+    collect_every_us: int = 600 * SECOND_US
+    look_every_s: float = 0.5
+
+
+@dataclass(slots=True)
+class _Tended:
+    """What upkeep remembers of an open table."""
+
+    checkpoint: Version
+    trimmed_us: int = 0
+    collected_us: int = 0
+
+
+class Upkeep:
+    def __init__(
+        self, opened: Opened, catalog: Catalog, backend: Backend, readers: ReaderMarks, clock: Clock, policy: Policy
+    ) -> None:
+        self._opened, self._catalog, self._backend = opened, catalog, backend
+        self._readers, self._clock, self._policy = readers, clock, policy
+        self._tended: dict[str, _Tended] = {}
+        self._folders_us = clock.now_us()
+
+    async def run(self) -> None:
+        """Until cancelled. One table at a time; a fault in one does not keep the others waiting."""
+        while True:
+            for table in self._opened.now_open():
+                try:
+                    await self.tend(table)
+                except Exception:
+                    if table.deleted:
+                        continue
+                    _log.exception("upkeep of %s failed", table.row.name)
+            if self._clock.now_us() - self._folders_us > self._policy.collect_every_us:
+                self._folders_us = self._clock.now_us()
+                await self.collect_folders()
+            await asyncio.sleep(self._policy.look_every_s)
+
+    async def tend(self, table: OpenTable) -> None:
+        """One look at one table."""
+        state = self._tended.get(table.row.uid)
+        if state is None:
+            known = await table.log.checkpoints()
+            state = self._tended[table.row.uid] = _Tended(known[-1] if known else 0)
+            self._expire(table)
+        await self.compact(table)
+        if table.head - state.checkpoint >= self._policy.checkpoint_every:
+            state.checkpoint = await self.checkpoint(table)
+        await table.plans.keep_notes()
+        now_us = self._clock.now_us()
+        if now_us - state.trimmed_us > self._policy.trim_every_us:
+            state.trimmed_us = now_us
+            await self.trim(table)
+        if now_us - state.collected_us > self._policy.collect_every_us:
+            state.collected_us = now_us
+            await self.collect(table)
+
+    async def compact(self, table: OpenTable) -> int:
+        """Until nothing is due; the number of merges."""
+        merges = 0
+        while what := compaction.pick(table.versions.head.files.values()):
+            now_us = self._clock.now_us()
+            if await compaction.merge(table.committer, what, commit_id=str(uuid.uuid4()), now_us=now_us) is None:
+                break
+            merges += 1
+        return merges
+
+    async def checkpoint(self, table: OpenTable) -> Version:
+        """The version that is a base now."""
+
+        async def write() -> Version:
+            head = table.versions.head
+            await table.log.checkpoint(head, table.versions.removed_us)
+            return head.version
+
+        return await table.committer.turn(write)
+
+    async def trim(self, table: OpenTable) -> Version | None:
+        """Cuts the log at the newest base at or below the oldest version that is kept; that base, None when nothing was cut."""
+        oldest = await self._oldest_kept(table)
+        bases = [version for version in await table.log.checkpoints() if version <= oldest]
+        if not bases or bases[-1] <= table.versions.base_version:
+            return None
+        floor = bases[-1]
+        for version in table.plans.below(floor):
+            if version >= table.oldest:
+                await table.plans.save(table.versions.at(version))
+
+        async def cut() -> None:
+            table.versions.cut(floor)
+            await table.log.trim(floor)
+
+        await table.committer.turn(cut)
+        return floor
+
+    async def collect(self, table: OpenTable) -> Sequence[str]:
+        """Removes files that left the newest version long enough ago, and those that no version ever named; their paths."""
+        self._expire(table)
+        view, now_us = table.versions, self._clock.now_us()
+        kept = {*view.head.files, *(file.path for file in view.head.dead_letters)}
+        doomed = []
+        for path, modified_us in await table.files.list_paths():
+            if path.endswith(".parquet") and path not in kept:
+                left_us, patience_us = view.removed_us.get(path), self._policy.keep_files_us
+                if left_us is None:
+                    left_us, patience_us = modified_us, self._policy.orphan_us
+                if now_us - left_us > patience_us:
+                    doomed.append(path)
+            elif path.startswith("_millrace/plans/") and now_us - modified_us > self._policy.keep_files_us:
+                doomed.append(path)
+        kept_now = {*view.head.files, *(file.path for file in view.head.dead_letters)}
+        doomed = [path for path in doomed if path not in kept_now]
+        await table.files.remove(doomed)
+        for path in doomed:
+            view.removed_us.pop(path, None)
+        return doomed
+
+    async def collect_folders(self) -> Sequence[str]:
+        """Removes the folders of tables that the catalog has not known for a day; their uids."""
+        named: set[str] = set()
+        after_name = ""
+        while rows := await self._catalog.list_tables("", after_name=after_name, limit=500):
+            named |= {row.uid for row in rows}
+            after_name = rows[-1].name
+        dropped = []
+        now_us = self._clock.now_us()
+        for uid in await self._backend.list_uids():
+            if uid in named:
+                continue
+            _, files = self._backend.open(uid)
+            since = await files.get_record("unnamed")
+            if since is None:
+                await files.put_record("unnamed", str(now_us).encode())
+            elif now_us - int(since) > self._policy.keep_files_us:
+                await self._backend.drop(uid)
+                dropped.append(uid)
+        return dropped
+
+    async def _oldest_kept(self, table: OpenTable) -> Version:
+        view = table.versions
+        since_us = self._clock.now_us() - self._policy.keep_log_us
+        young = view.oldest if since_us < view.oldest_time_us else view.version_at(since_us)
+        kept = min(young, max(0, table.head - self._policy.keep_versions))
+        reader = await self._readers.slowest(table.row.uid)
+        return kept if reader is None else min(kept, reader)
+
+    def _expire(self, table: OpenTable) -> None:
+        """Versions whose files may be gone are not served any more: said before anything is removed."""
+        table.versions.expire(self._clock.now_us() - self._policy.keep_files_us)

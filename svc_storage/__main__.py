@@ -18,6 +18,7 @@ from svc_storage.config import Settings
 from svc_storage.domain.catalog import TableRows
 from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened
+from svc_storage.domain.reads import DirectAccess, Reads
 from svc_storage.domain.resources import Resources
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
@@ -43,7 +44,9 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     catalog, users = TableRows(control, clock), ResourceUsers(resources, clock)
     opened = Opened(catalog, backend, leases, clock)
     tables = Tables(catalog, backend, opened, users, clock)
-    storage = StorageServicer(tables=tables, opened=opened, clock=clock)
+    reading = ThreadPoolExecutor(settings.workers, thread_name_prefix="reads")  # readers never hold up a commit
+    reads = Reads(opened, control, clock, reading, DirectAccess(settings.direct_files, folder.store_id))
+    storage = StorageServicer(tables=tables, opened=opened, reads=reads, clock=clock, pool=reading)
     policy = Policy(look_every_s=settings.upkeep_interval_ms / 1000)
     upkeep = Upkeep(opened, catalog, backend, users, clock, policy)
     return Composition(

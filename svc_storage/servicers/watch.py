@@ -14,13 +14,13 @@ from svc_storage.ports import Clock, OpenTables
 
 class WatchRpcs:
     def __init__(self, tables: OpenTables, clock: Clock) -> None:
-        self._tables, self._clock = tables, clock
+        self._watched, self._clock = tables, clock
 
     async def WatchTable(self, request: pb.WatchTableRequest, context: Any) -> None:
         wish = convert.wish_from(request)
         if request.reader:
             check_name(request.reader, field="reader")
-        view = await self._tables.view(request.table, uid=request.table_uid)
+        view = await self._watched.view(request.table, uid=request.table_uid)
         async with closing(watch(view, wish)) as news:
             async for one in news:
                 await context.write(convert.response(one, self._clock.now_us()))

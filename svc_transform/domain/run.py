@@ -1,0 +1,163 @@
+"""One run: what is new of the inputs, through the recipe, into the output, exactly once.
+
+Kill it anywhere: rows and position are one commit where they fit into one message; where they do not, the position says first what
+is under way, and the run after it repeats the same versions and leaves out what the output has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from millrace.errors import ChangesNotAppendOnly, SchemaMismatch, TableNotFound, TableRecreated, VersionExpired
+from millrace.failpoints import failpoint
+from svc_transform.domain.incrementality import Vocabulary, judge
+from svc_transform.domain.plan import Plan, plan
+from svc_transform.domain.recipe import Incrementality, Recipe
+from svc_transform.ports import Engine, Inspection, Observer, Output, Outputs, TableFacts, Tables
+
+ONE_COMMIT_BYTES = 3_000_000
+"""A result up to this size goes out as one batch with its position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run did (`step`, empty for nothing) and where the output stands now."""
+
+    step: Plan
+    judged: Incrementality
+    inputs: tuple[TableFacts, ...]
+    position: Mapping[str, str]
+
+
+class Runner:
+    """Plans and runs recipes. Holds no state of its own: all of it is in the output's position."""
+
+    def __init__(self, tables: Tables, engine: Engine, outputs: Outputs, words: Vocabulary) -> None:
+        self._tables, self._engine, self._outputs, self._words = tables, engine, outputs, words
+
+    async def validate(self, recipe: Recipe) -> tuple[Inspection, pa.Schema, Incrementality, list[TableFacts]]:
+        """What the recipe reads and gives. Raises SqlInvalid, TableNotFound, UnsupportedType; nothing runs."""
+        inspection = self._engine.inspect(recipe.sql, recipe.namespace)
+        if recipe.output in inspection.inputs:
+            raise SchemaMismatch("the output is one of the inputs", field="spec.output", hint="name another output")
+        facts = [await self._tables.get(name) for name in inspection.inputs]
+        schema = await self._engine.columns(recipe.sql, recipe.namespace, facts)
+        return inspection, schema, self.judge(recipe, inspection), facts
+
+    def judge(self, recipe: Recipe, inspection: Inspection) -> Incrementality:
+        """Whether new rows of the driving table alone are enough. A single input drives without being named."""
+        named = recipe.driving_table or (inspection.inputs[0] if len(inspection.inputs) == 1 else "")
+        return judge(inspection.tree, inspection.written.get(named, named), self._words)
+
+    async def prepare(self, recipe: Recipe) -> TableFacts:
+        """The output table, made from the recipe's columns when it is missing. Raises SchemaMismatch where it cannot take them."""
+        _, schema, _, _ = await self.validate(recipe)
+        try:
+            table = await self._tables.get(recipe.output)
+        except TableNotFound:
+            return await self._create(recipe, schema)
+        check_columns(schema, table.schema)
+        return table
+
+    async def _create(self, recipe: Recipe, schema: pa.Schema) -> TableFacts:
+        return await self._tables.create(
+            recipe.output,
+            schema,
+            event_time_column=recipe.event_time_column,
+            description=f"Made by the transform {recipe.short_name}.",
+        )
+
+    async def run(self, recipe: Recipe, epoch: int, observer: Observer, *, refresh: bool = False) -> Outcome:
+        """Runs once over what is new. Raises what reading, the engine and storage raise."""
+        table = await self.prepare(recipe)
+        output = await self._outputs.open(table, recipe, epoch)
+        try:
+            outcome = await self._plan(recipe, output, refresh)
+            if outcome.step.replaces_output:
+                reason = outcome.step.reason
+                await output.close()
+                output = await self._outputs.open(await self._tables.empty(table), recipe, epoch)
+                outcome = await self._plan(recipe, output, refresh=False)
+                outcome = replace(outcome, step=replace(outcome.step, reason=reason))
+            if outcome.step.empty:
+                return outcome
+            await observer.planned(outcome.step)
+            try:
+                await self._copy(recipe, outcome.step, output, observer)
+            except (VersionExpired, TableRecreated, ChangesNotAppendOnly):
+                if refresh or outcome.step.full_refresh:
+                    raise
+                await output.close()
+                return await self.run(recipe, epoch, observer, refresh=True)
+            return replace(outcome, position=outcome.step.position)
+        finally:
+            await output.close()
+
+    async def _plan(self, recipe: Recipe, output: Output, refresh: bool) -> Outcome:
+        inspection = self._engine.inspect(recipe.sql, recipe.namespace)
+        inputs = tuple([await self._tables.get(name) for name in inspection.inputs])
+        judged = self.judge(recipe, inspection)
+        tables = [table.as_input for table in inputs]
+        step = plan(recipe, judged, tables, output.position, output.next_offset, refresh=refresh)
+        return Outcome(step, judged, inputs, output.position)
+
+    async def _copy(self, recipe: Recipe, step: Plan, output: Output, observer: Observer) -> None:
+        failpoint("transform.before_run")
+        async with self._engine.run(recipe.sql, recipe.namespace, step.inputs) as result:
+            batches = without_first(result, step.skip)
+            held = await anext(batches, None)
+            following = await anext(batches, None) if held is not None else None
+            fits = held is not None and following is None and held.nbytes <= ONE_COMMIT_BYTES
+            read = 0
+            if held is not None and fits:
+                read = held.num_rows
+                await output.write(held, step.position)
+            else:
+                if held is not None and step.reason != "INTERRUPTED":
+                    await output.write(held.slice(0, 0), step.started(output.next_offset, output.position))
+                failpoint("transform.after_started")
+                while held is not None:
+                    read += held.num_rows
+                    await output.write(held)
+                    failpoint("transform.after_batch")
+                    await observer.progress(read, output.written)
+                    held, following = following, await anext(batches, None) if following is not None else None
+                await output.write(EMPTY, step.position)
+        failpoint("transform.before_commit")
+        await observer.progress(read, await output.commit())
+        failpoint("transform.after_commit")
+
+
+EMPTY = pa.record_batch([], names=[])
+"""No rows, no columns: what moves a position alone."""
+
+
+async def without_first(batches: AsyncIterator[pa.RecordBatch], skip: int) -> AsyncIterator[pa.RecordBatch]:
+    """The rows behind the first `skip`; empty batches are left out."""
+    async for batch in batches:
+        dropped = min(skip, batch.num_rows)
+        skip -= dropped
+        if batch.num_rows > dropped:
+            yield batch.slice(dropped)
+
+
+def check_columns(result: pa.Schema, table: pa.Schema) -> None:
+    """Raises SchemaMismatch where the table cannot take the recipe's columns."""
+    for field in result:
+        index = table.get_field_index(field.name)
+        if index < 0:
+            raise SchemaMismatch(
+                f"the output table has no column `{field.name}`", field="spec.sql", hint="drop the table or the column"
+            )
+        if table.field(index).type != field.type:
+            raise SchemaMismatch(
+                f"column `{field.name}` is {field.type} in the recipe and {table.field(index).type} in the output table",
+                field="spec.sql",
+                hint="cast it in the SELECT, or name another output",
+            )
+    for field in table:
+        if not field.nullable and result.get_field_index(field.name) < 0:
+            raise SchemaMismatch(f"the recipe lacks column `{field.name}`, which may not be NULL", field="spec.sql")

@@ -1,0 +1,185 @@
+"""What a transform needs from the outside. Names are full resource names; times are seconds since 1970 where not said otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from svc_transform.domain.plan import InputRange, Plan
+from svc_transform.domain.recipe import Incrementality, InputTable, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table as it stands. `schema` lacks storage's own columns."""
+
+    name: str
+    uid: str
+    version: int
+    schema: pa.Schema
+    event_time_column: str = ""
+    owner: str = ""
+
+    @property
+    def as_input(self) -> InputTable:
+        return InputTable(self.name, self.uid, self.version)
+
+
+class Tables(Protocol):
+    """Storage's tables, as the calling principal sees them."""
+
+    async def get(self, name: str) -> TableFacts:
+        """Raises TableNotFound."""
+
+    async def create(self, name: str, schema: pa.Schema, *, event_time_column: str, description: str) -> TableFacts:
+        """Raises ResourceExists, UnsupportedType."""
+
+    async def empty(self, table: TableFacts) -> TableFacts:
+        """The table without its rows: deleted and made again with the same definition, under another uid. Raises TableHasDependents."""
+
+    def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[int]:
+        """Newest versions that changed rows, as they land; ends when the table is deleted. Raises TableRecreated, VersionExpired.
+
+        `reader`: the named reader whose position retention respects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A SELECT that the engine accepts. `inputs`: full names; `written`: each as the SQL spells it. `tree`: the engine's syntax tree."""
+
+    inputs: tuple[str, ...]
+    tree: Mapping[str, Any]
+    written: Mapping[str, str]
+
+
+class Engine(Protocol):
+    """Runs a SELECT over pinned tables."""
+
+    def inspect(self, sql: str, namespace: str) -> Inspection:
+        """Parses, runs nothing. Raises SqlInvalid naming what is refused."""
+
+    async def columns(self, sql: str, namespace: str, inputs: Sequence[TableFacts]) -> pa.Schema:
+        """Columns of the result, canonical. Raises SqlInvalid, UnsupportedType."""
+
+    def run(
+        self, sql: str, namespace: str, inputs: Sequence[InputRange]
+    ) -> AbstractAsyncContextManager[AsyncIterator[pa.RecordBatch]]:
+        """The result over `inputs`, in an order that depends on the rows alone: the same inputs give the same rows in the same order.
+
+        Raises VersionExpired, TableRecreated, ChangesNotAppendOnly where an input cannot be read any more: refresh in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Totals of an output since it was opened. `version`: of the last commit, 0 when there was none."""
+
+    rows: int = 0
+    dead_lettered: int = 0
+    version: int = 0
+
+
+class Output(Protocol):
+    """The output table, open for this transform alone; one task writes."""
+
+    uid: str
+    position: Mapping[str, str]  # as committed when it was opened
+    next_offset: int  # rows that were committed when it was opened
+
+    @property
+    def written(self) -> Written:
+        """What is durable so far."""
+
+    async def write(self, rows: pa.RecordBatch, position: Mapping[str, str] | None = None) -> None:
+        """Takes rows; with `position` they are one commit with it (at most 3.5 MiB), without they may be cut and committed in parts.
+
+        Raises WriterFenced and LeaseLost: stop."""
+
+    async def commit(self) -> Written:
+        """Waits until all is durable."""
+
+    async def close(self) -> None:
+        """Drops what is not committed. Safe to repeat."""
+
+
+class Outputs(Protocol):
+    """Opens output tables."""
+
+    async def open(self, table: TableFacts, recipe: Recipe, epoch: int) -> Output:
+        """`epoch`: of the lease `recipe.lease`. Raises WriterFenced, LeaseLost, TableRecreated."""
+
+
+class Observer(Protocol):
+    """Hears how a run goes. Raises LeaseLost when another process has taken over."""
+
+    async def planned(self, step: Plan) -> None: ...
+
+    async def progress(self, rows_read: int, written: Written) -> None: ...
+
+
+class RunLog(Observer, Protocol):
+    """An Observer that writes a Run which somebody asked for."""
+
+    full_refresh: bool
+
+    @property
+    def cancelled(self) -> bool:
+        """True once CancelRun was called: end after the commit at hand."""
+
+    async def started(self) -> None: ...
+
+    async def finished(self, error: BaseException | None) -> None:
+        """SUCCEEDED, CANCELLED when it was asked for, else FAILED with `error`."""
+
+
+class Runs(Protocol):
+    """Runs that somebody asked for."""
+
+    def requested(self, recipe: Recipe, epoch: int) -> AsyncIterator[RunLog]:
+        """Runs of `recipe` that have not ended, oldest first, then new ones as they come; never ends."""
+
+
+class Held(Protocol):
+    """A lease that this process holds. `lost` resolves when it must stop."""
+
+    epoch: int
+    lost: asyncio.Future[None]
+
+
+class Leases(Protocol):
+    """One worker per transform in the whole fleet."""
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[Held]:
+        """Waits until the lease is free, keeps it while the block runs, gives it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A transform's state for people. `state`: IDLE, RUNNING, BACKING_OFF or PAUSED; `pause_s` until the next try when BACKING_OFF."""
+
+    state: str
+    cause: str = ""
+    pause_s: float = 0.0
+    epoch: int = 0
+    step: Plan | None = None
+    judged: Incrementality | None = None
+
+
+class Reports(Protocol):
+    """Where transforms' states are shown. Totals of rows are kept by the adapter, from what `observer` hears."""
+
+    def observer(self, recipe: Recipe, epoch: int) -> Observer: ...
+
+    async def report(self, recipe: Recipe, report: Report) -> None:
+        """Best effort and at most one a second; the last state of a quiet transform always arrives. Raises LeaseLost."""
+
+
+class Recipes(Protocol):
+    """The stored transforms."""
+
+    def watch(self) -> AsyncIterator[tuple[str, Recipe | None]]:
+        """Every transform, then each change: (name, recipe), None for one that was deleted. Status changes do not count. Never ends."""

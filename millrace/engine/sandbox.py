@@ -41,12 +41,14 @@ _TABLE_KINDS = frozenset(["BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "E
 class Parsed:
     """What an accepted SELECT uses. `parameters`: names without `$`. `ordered`: it has an ORDER BY of its own at the top.
 
-    `volatile`: why the answer depends on more than the tables (`now`, `random`, TABLESAMPLE); empty: it does not."""
+    `volatile`: why the answer depends on more than the tables (`now`, `random`, TABLESAMPLE); empty: it does not. `tree`: the query node,
+    as `json_serialize_sql` writes it without nulls, empty values and defaults."""
 
     tables: set[TableRef] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     volatile: set[str] = field(default_factory=set)
     ordered: bool = False
+    tree: dict[str, Any] = field(default_factory=dict)
 
 
 def parse(sql: str) -> Parsed:
@@ -54,7 +56,7 @@ def parse(sql: str) -> Parsed:
     if len(sql.encode()) > MAX_SQL_BYTES:
         raise SqlInvalid(f"the text is longer than {MAX_SQL_BYTES // 1024} KiB")
     tree = _tree(sql)
-    found = Parsed()
+    found = Parsed(tree=tree)
     _Walk(found).visit(tree, {}, 0)
     found.ordered = any(m.get("type") == "ORDER_MODIFIER" for m in tree.get("modifiers", ()))
     return found

@@ -1,0 +1,328 @@
+"""The whole service over the wire, with every layer of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from millrace.server.runtime import ServiceSpec
+from millrace.server.testing import Served, running
+from millrace.storage.v1 import (
+    leases_pb2,
+    leases_pb2_grpc,
+    resources_pb2,
+    resources_pb2_grpc,
+    storage_pb2,
+    storage_pb2_grpc,
+)
+from millrace.types.v1 import pipeline_pb2, types_pb2
+from millrace.wire.batch import batch_to_proto, read_batch
+from millrace.wire.schema import schema_from_proto, schema_to_proto
+from svc_storage.__main__ import compose
+from svc_storage.config import Settings
+from tests.contract.storage.backends import NAME, SCHEMA, rows
+
+SOURCE = "namespaces/default/sources/orders"
+
+
+@pytest.fixture
+async def served(home: Path) -> AsyncIterator[Served]:
+    spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
+    env = {"MILLRACE_HOME": str(home), "MILLRACE_STORAGE_DIRECT_FILES": "true"}
+    async with running(spec, env) as found:
+        yield found
+
+
+@pytest.fixture
+def storage(served: Served) -> Any:
+    return storage_pb2_grpc.StorageServiceStub(served.channel())
+
+
+@pytest.fixture
+def resources(served: Served) -> Any:
+    return resources_pb2_grpc.ResourceServiceStub(served.channel("extract"))
+
+
+def packed(message: Message) -> any_pb2.Any:
+    found = any_pb2.Any()
+    found.Pack(message)
+    return found
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
+    raise AssertionError(f"a bare status: {error}")
+
+
+async def fill(storage: Any, *counts: int) -> None:
+    table = storage_pb2.Table(name=NAME, schema=schema_to_proto(SCHEMA), event_time_column="at")
+    await storage.CreateTable(storage_pb2.CreateTableRequest(request_id="create", table=table))
+    call = storage.AppendRows()
+    await call.write(storage_pb2.AppendRowsRequest(open=storage_pb2.AppendOpen(table=NAME, writer_id="w")))
+    assert (await call.read()).WhichOneof("message") == "opened"
+    offset = 0
+    for count in counts:
+        batch = batch_to_proto(rows(count, offset))
+        await call.write(storage_pb2.AppendRowsRequest(batch=storage_pb2.AppendBatch(offset=offset, batch=batch)))
+        await call.write(storage_pb2.AppendRowsRequest(flush=storage_pb2.Flush()))
+        offset += count
+    await call.write(storage_pb2.AppendRowsRequest(finish=storage_pb2.Finish()))
+    await call.done_writing()
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        last = answer
+    assert last.done.next_offset == sum(counts)
+
+
+async def read(storage: Any, request: storage_pb2.ReadRowsRequest) -> tuple[pa.Table, int]:
+    batches, schema, count = [], None, -1
+    async for message in storage.ReadRows(request):
+        match message.WhichOneof("message"):
+            case "header":
+                schema = schema_from_proto(message.header.schema)
+            case "batch":
+                assert schema is not None
+                assert len(message.resume_token) <= 512
+                batches.append(read_batch(message.batch, schema))
+            case "end":
+                count = message.end.row_count
+    return pa.Table.from_batches(batches).combine_chunks(), count
+
+
+def sha(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+# -- resources and leases
+async def test_resources_live_watch_and_die(resources: Any) -> None:
+    spec = packed(pipeline_pb2.ReaderSpec(table=NAME, table_uid="u"))
+    wish = resources_pb2.Resource(name=SOURCE, spec=spec)
+    put = resources_pb2.PutResourceRequest(request_id="r1", resource=wish, on_behalf_of="ada")
+    first = await resources.PutResource(put)
+    assert (first.created, first.resource.owner, first.resource.generation) == (True, "ada", 1)
+    assert await resources.PutResource(put) == first
+    watch = resources.WatchResources(
+        resources_pb2.WatchResourcesRequest(collections=["namespaces/-/sources"], send_initial=True)
+    )
+    assert (await watch.read()).put == first.resource
+    assert (await watch.read()).WhichOneof("event") == "initial_end"
+    update = resources_pb2.UpdateResourceStatusRequest(
+        request_id="r2", name=SOURCE, status=packed(pipeline_pb2.ReaderStatus(version=7)), append_events=[spec, spec]
+    )
+    updated = (await resources.UpdateResourceStatus(update)).resource
+    assert (updated.etag, updated.last_event_sequence) == (first.resource.etag, 2)
+    told = await watch.read()
+    assert (told.put, told.revision) == (updated, updated.revision)
+    got = await resources.GetResource(resources_pb2.GetResourceRequest(name=SOURCE, events_after=1))
+    assert [event.sequence for event in got.events] == [2]
+    listed = await resources.ListResources(resources_pb2.ListResourcesRequest(parent="namespaces/default/sources"))
+    assert (list(listed.resources), listed.next_page_token, listed.revision) == ([updated], "", updated.revision)
+    await resources.DeleteResource(resources_pb2.DeleteResourceRequest(request_id="r3", name=SOURCE))
+    assert (await watch.read()).deleted.uid == updated.uid
+    watch.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as gone:
+        await resources.GetResource(resources_pb2.GetResourceRequest(name=SOURCE))
+    assert (gone.value.code(), reason(gone.value)) == (grpc.StatusCode.NOT_FOUND, "SOURCE_NOT_FOUND")
+
+
+async def test_pages_of_resources(resources: Any) -> None:
+    spec = packed(pipeline_pb2.ReaderSpec())
+    for name in "cab":
+        wish = resources_pb2.Resource(name=f"namespaces/default/sources/{name}", spec=spec)
+        await resources.PutResource(resources_pb2.PutResourceRequest(request_id=name, resource=wish))
+    names, token = [], ""
+    while True:
+        ask = resources_pb2.ListResourcesRequest(parent="namespaces/-/sources", page_size=2, page_token=token)
+        page = await resources.ListResources(ask)
+        names += [resource.name[-1] for resource in page.resources]
+        if not (token := page.next_page_token):
+            break
+    assert names == ["a", "b", "c"]
+    ask = resources_pb2.ListResourcesRequest(parent="namespaces/-/runs", page_token="AAAA")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await resources.ListResources(ask)
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_people_without_the_role_are_refused(served: Served) -> None:
+    guest = resources_pb2_grpc.ResourceServiceStub(served.channel("guest"))
+    leases = leases_pb2_grpc.LeaseServiceStub(served.channel("guest"))
+    for call in (
+        guest.ListResources(resources_pb2.ListResourcesRequest(parent="namespaces/default/sources")),
+        leases.RenewLease(leases_pb2.RenewLeaseRequest(name="a", epoch=1)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        async for _ in guest.WatchResources(
+            resources_pb2.WatchResourcesRequest(collections=["namespaces/default/sources"])
+        ):
+            pass
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_leases(served: Served) -> None:
+    stub = leases_pb2_grpc.LeaseServiceStub(served.channel("extract"))
+
+    def ask(holder: str, request_id: str) -> leases_pb2.AcquireLeaseRequest:
+        return leases_pb2.AcquireLeaseRequest(
+            request_id=request_id, name="sources/a", holder=holder, ttl=duration_pb2.Duration(seconds=10)
+        )
+
+    first = (await stub.AcquireLease(ask("a", "1"))).lease
+    assert (first.epoch, first.holder, first.ttl.seconds) == (1, "a", 10)
+    assert 5 < first.expire_time.seconds - time.time() < 11
+    with pytest.raises(grpc.aio.AioRpcError) as held:
+        await stub.AcquireLease(ask("b", "2"))
+    assert (held.value.code(), reason(held.value)) == (grpc.StatusCode.FAILED_PRECONDITION, "LEASE_HELD")
+    await stub.RenewLease(leases_pb2.RenewLeaseRequest(name="sources/a", epoch=1))
+    await stub.ReleaseLease(leases_pb2.ReleaseLeaseRequest(name="sources/a", epoch=1))
+    assert (await stub.AcquireLease(ask("b", "3"))).lease.epoch == 2
+    with pytest.raises(grpc.aio.AioRpcError) as lost:
+        await stub.RenewLease(leases_pb2.RenewLeaseRequest(name="sources/a", epoch=1))
+    assert reason(lost.value) == "LEASE_LOST"
+
+
+# -- reads
+@pytest.mark.parametrize("encoding", [types_pb2.ENCODING_ARROW, types_pb2.ENCODING_ROWS])
+async def test_a_read_in_both_encodings(storage: Any, encoding: types_pb2.Encoding.ValueType) -> None:
+    await fill(storage, 1_500, 700)
+    plan = await storage.PlanRead(storage_pb2.PlanReadRequest(table=NAME, preferred_min_splits=2))
+    assert plan.estimated_rows == 2_200
+    parts = [
+        await read(storage, storage_pb2.ReadRowsRequest(split_token=split.split_token, encoding=encoding))
+        for split in plan.splits
+    ]
+    assert [count for _, count in parts] == [split.estimated_rows for split in plan.splits]
+    found = pa.concat_tables([table for table, _ in parts])
+    assert found.column("id").to_pylist() == list(range(2_200))
+    assert found.column("price").to_pylist()[:3] == [0.0, 0.25, 0.5]
+
+
+async def test_a_read_cut_a_hundred_times_at_random_has_the_same_sha256(storage: Any) -> None:
+    await fill(storage, 40_000, 17, 30_000, 20_000)
+    target = storage_pb2.PlanReadRequest(
+        table=NAME,
+        predicate=types_pb2.Predicate(
+            negation=types_pb2.Predicate(
+                compare=types_pb2.Comparison(
+                    column="status", op=types_pb2.COMPARE_OP_EQ, value=types_pb2.Value(string="done")
+                )
+            )
+        ),
+    )
+    request = storage_pb2.ReadRowsRequest(read=target, encoding=types_pb2.ENCODING_ARROW, max_message_bytes=4_096)
+    whole, count = await read(storage, request)
+    assert count == whole.num_rows == 45_008
+    chance, cuts, token = random.Random(7131), 0, b""
+    batches: list[pa.RecordBatch] = []
+    end = None
+    while end is None:
+        call = storage.ReadRows(storage_pb2.ReadRowsRequest(**_fields(request), resume_token=token))
+        left = chance.randint(1, 8) if cuts < 100 else -1
+        async for message in call:
+            if message.WhichOneof("message") == "batch":
+                batches.append(read_batch(message.batch, SCHEMA))
+                token = message.resume_token
+            elif message.WhichOneof("message") == "end":
+                end = message.end.row_count
+            left -= 1
+            if left == 0:
+                call.cancel()
+                cuts += 1
+                break
+    assert (cuts, end) == (100, count)
+    assert sha(pa.Table.from_batches(batches, whole.schema)) == sha(whole)
+
+
+def _fields(request: storage_pb2.ReadRowsRequest) -> dict[str, Any]:
+    return {"read": request.read, "encoding": request.encoding, "max_message_bytes": request.max_message_bytes}
+
+
+async def test_direct_files_for_who_sees_the_same_disk(storage: Any, home: Path) -> None:
+    await fill(storage, 100)
+    store = (("x-millrace-store-id", (home / "data" / "store-id").read_text().strip()),)
+    plan = await storage.PlanRead(storage_pb2.PlanReadRequest(table=NAME), metadata=store)
+    (split,) = plan.splits
+    assert list(split.access) == [storage_pb2.ACCESS_MODE_STREAM, storage_pb2.ACCESS_MODE_DIRECT]
+    ask = storage_pb2.ListSplitFilesRequest(split_token=split.split_token)
+    listed = [message async for message in storage.ListSplitFiles(ask, metadata=store)]
+    assert listed[-1].end.file_count == len(listed) - 1 == 1
+    path = Path(listed[0].url.removeprefix("file://"))
+    assert pa.parquet.read_table(path).num_rows == listed[0].row_count == 100
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        async for _ in storage.ListSplitFiles(ask):
+            pass
+    assert reason(refused.value) == "BACKEND_CAPABILITY"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "field"),
+    [
+        (storage_pb2.ReadRowsRequest(), grpc.StatusCode.INVALID_ARGUMENT, ""),
+        (storage_pb2.ReadRowsRequest(split_token=b"x"), grpc.StatusCode.FAILED_PRECONDITION, "split_token"),
+        (
+            storage_pb2.ReadRowsRequest(read=storage_pb2.PlanReadRequest(table=NAME), max_message_bytes=1),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "max_message_bytes",
+        ),
+    ],
+)
+async def test_malformed_reads_are_refused(
+    storage: Any, request_: storage_pb2.ReadRowsRequest, code: grpc.StatusCode, field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await read(storage, request_)
+    assert refused.value.code() is code
+    assert reason(refused.value) not in ("", "UNEXPECTED")
+
+
+# -- watches
+async def test_a_watch_hears_of_a_commit_and_of_the_end(storage: Any) -> None:
+    await fill(storage, 10)
+    watch = storage.WatchTable(storage_pb2.WatchTableRequest(table=NAME, data_changes_only=True))
+    assert (await watch.read()).WhichOneof("event") == "bookmark"
+    version = (await watch.read()).version
+    assert (version.rows_added, version.kind) == (10, storage_pb2.VERSION_KIND_APPEND)
+    assert [field.name for field in version.schema.fields] == SCHEMA.names
+    assert "w" in version.positions
+    await storage.DeleteTable(storage_pb2.DeleteTableRequest(request_id="gone", name=NAME))
+    assert (await watch.read()).WhichOneof("event") == "deleted"
+    assert await watch.read() is grpc.aio.EOF
+
+
+async def test_two_hundred_idle_watches_cost_nobody_anything(served: Served, storage: Any) -> None:
+    await fill(storage, 10)
+    watches = [storage.WatchTable(storage_pb2.WatchTableRequest(table=NAME, after_version=2)) for _ in range(200)]
+    for watch in watches:
+        assert (await watch.read()).WhichOneof("event") == "bookmark"
+    slowest = 0.0
+    for _ in range(20):
+        before = time.perf_counter()
+        await storage.GetTable(storage_pb2.GetTableRequest(name=NAME))
+        slowest = max(slowest, time.perf_counter() - before)
+        await asyncio.sleep(0.01)
+    for watch in watches:
+        watch.cancel()
+    assert slowest < 0.1

@@ -37,10 +37,19 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def to_yaml(parts: Mapping[str, Mapping[str, object]], name: str, namespace: str = "default") -> str:
-    """A pipeline file of `parts` ("tables", "sources", …, each by name)."""
-    metadata = {"name": name} if namespace == "default" else {"name": name, "namespace": namespace}
-    whole = {"apiVersion": API_VERSION, "kind": "Pipeline", "metadata": metadata, "spec": dict(parts)}
+def to_yaml(
+    parts: Mapping[str, Mapping[str, object]],
+    name: str,
+    namespace: str = "default",
+    *,
+    kind: str = "Pipeline",
+    title: str = "",
+    description: str = "",
+) -> str:
+    """A pipeline file of `parts` ("tables", "sources", …, each by name); `kind` Parts when no pipeline is to hold them together."""
+    said = {"name": name, "namespace": "" if namespace == "default" else namespace, "title": title}
+    metadata = {key: value for key, value in {**said, "description": description}.items() if value}
+    whole = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": dict(parts)}
     return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -60,7 +60,7 @@ class Pipeline:
 
 
 def read_pipeline(text: str, file: str) -> Pipeline:
-    """Reads a pipeline file (or a file with one dashboard). Raises PipelineInvalid with every mistake that it has."""
+    """Reads a pipeline file (or one of loose parts, or of one dashboard: its `name` stays empty). Raises PipelineInvalid with every mistake that it has."""
     problems = Problems(file)
     pipeline = Pipeline()
     nodes = parse(text, file)
@@ -81,13 +81,15 @@ def _read_document(pipeline: Pipeline, node: yaml.Node, problems: Problems) -> N
     name = _read_metadata(pipeline, head, node, problems)
     if "spec" not in head:
         problems.add(node, "spec", "missing")
-    elif kind == "Pipeline":
-        pipeline.name = name
+    elif kind in ("Pipeline", "Parts"):
+        if kind == "Pipeline" and pipeline.name:
+            problems.add(node, "", f"a second pipeline in one file: `{pipeline.name}` stands above; give it its own file")
+        pipeline.name = name if kind == "Pipeline" else pipeline.name
         _read_parts(pipeline, head["spec"][1], problems)
     elif kind == "Dashboard":
         _read_dashboard(pipeline, name, head["spec"][1], "spec", problems)
     elif kind is not None:
-        problems.add(head["kind"][1], "kind", f"unknown kind `{kind}`{nearest(kind, ('Pipeline', 'Dashboard'))}")
+        problems.add(head["kind"][1], "kind", f"unknown kind `{kind}`{nearest(kind, ('Pipeline', 'Parts', 'Dashboard'))}")
 
 
 def _word(head: Mapping[str, tuple[yaml.Node, yaml.Node]], key: str, node: yaml.Node, problems: Problems) -> str | None:

@@ -1,0 +1,244 @@
+"""Makes a pipeline file so: what is there already and equal is left alone, everything else is created or changed.
+
+Order: tables, sources that run once (and their runs), transforms, continuous sources, dashboards, the pipeline itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as Packed
+
+from millrace.cli.failures import Failed
+from millrace.cli.kinds import (
+    get_dashboard,
+    get_pipeline,
+    get_resource,
+    get_source,
+    get_table,
+    get_transform,
+    short_name,
+)
+from millrace.cli.progress import Reporter
+from millrace.cli.runs import run_id, run_once
+from millrace.cli.session import Session, request_id
+from millrace.cli.terminal import note
+from millrace.errors import Missing
+from millrace.extract.v1 import extract_pb2
+from millrace.pipeline.spec import Pipeline
+from millrace.storage.v1 import resources_pb2, storage_pb2
+from millrace.transform.v1 import transform_pb2
+from millrace.types.v1 import run_pb2
+from millrace.viz.v1 import viz_pb2
+from millrace.wire.schema import schema_from_proto
+
+
+class Outcome(Enum):
+    """What applying one part did, or would do."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    RAN = "ran"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One part. `detail`: for people, perhaps empty."""
+
+    kind: str
+    name: str
+    outcome: Outcome
+    detail: str = ""
+
+
+Told = Callable[[Applied], None]
+
+
+@dataclass(slots=True)
+class Applier:
+    """Applies one pipeline. `dry_run` reads and compares, and changes nothing."""
+
+    session: Session
+    reporter: Reporter
+    tell: Told
+    dry_run: bool = False
+    _changed: bool = field(default=False)
+
+    async def apply(self, pipeline: Pipeline) -> None:
+        """Raises millrace.errors at the first part that is refused; parts before it stay applied, a repeat goes on there."""
+        await self._check_tables(pipeline)
+        for table in pipeline.tables:
+            await self._table(table)
+        once = [source for source in pipeline.sources if not source.spec.continuous]
+        for source in once:
+            await self._source(source)
+        for transform in pipeline.transforms:
+            await self._transform(transform)
+        for source in pipeline.sources:
+            if source.spec.continuous:
+                await self._source(source)
+        for dashboard in pipeline.dashboards:
+            await self._dashboard(dashboard)
+        if pipeline.name:
+            await self._pipeline(pipeline)
+
+    async def _check_tables(self, pipeline: Pipeline) -> None:
+        """Every source's table is in the file or exists: known before anything is changed."""
+        declared = {table.name for table in pipeline.tables} | {t.spec.output for t in pipeline.transforms}
+        for source in pipeline.sources:
+            if source.spec.table not in declared:
+                await get_table(self.session, source.spec.table)
+
+    # -- tables --------------------------------------------------------------------------------------------------------
+    async def _table(self, wanted: storage_pb2.Table) -> None:
+        name = short_name(wanted.name)
+        found = await _or_none(get_table(self.session, wanted.name))
+        if found is None:
+            if not self.dry_run:
+                create = storage_pb2.CreateTableRequest(request_id=request_id(), table=wanted)
+                await self._put("storage", self.session.tables.CreateTable, create, storage_pb2.CreateTableResponse)
+            self.tell(Applied("table", name, Outcome.CREATED))
+            return
+        _refuse_other_columns(name, found, wanted)
+        if _soft(found) == _soft(wanted):
+            self.tell(Applied("table", name, Outcome.UNCHANGED))
+            return
+        if not self.dry_run:
+            changed = storage_pb2.Table(
+                name=wanted.name, etag=found.etag, description=wanted.description, rules=wanted.rules,
+                event_time_column=wanted.event_time_column,
+            )  # fmt: skip
+            update = storage_pb2.UpdateTableRequest(request_id=request_id(), table=changed)
+            await self._put("storage", self.session.tables.UpdateTable, update, storage_pb2.UpdateTableResponse)
+        self.tell(Applied("table", name, Outcome.CHANGED))
+
+    # -- sources -------------------------------------------------------------------------------------------------------
+    async def _source(self, wanted: extract_pb2.Source) -> None:
+        found = await _or_none(get_source(self.session, wanted.name))
+        outcome = _compared(found, wanted)
+        stored = found
+        if outcome is not Outcome.UNCHANGED and not self.dry_run:
+            put = extract_pb2.PutSourceRequest(request_id=request_id(), source=wanted)
+            answer = await self._put("extract", self.session.extract.PutSource, put, extract_pb2.PutSourceResponse)
+            stored = answer.source
+        self.tell(Applied("source", short_name(wanted.name), outcome))
+        runs = not wanted.spec.continuous and wanted.spec.WhichOneof("connector") != "push"
+        if runs and stored is not None and not self.dry_run:
+            await self._run(stored)
+
+    async def _run(self, source: extract_pb2.Source) -> None:
+        if (request := await self._next_run(source)) is None:
+            return
+        name = short_name(source.name)
+        task = self.reporter.start(name)
+
+        def observe(progress: run_pb2.RunProgress) -> None:
+            dead = f"{progress.rows_dead_lettered:,} dead letters" if progress.rows_dead_lettered else ""
+            self.reporter.update(task, progress.rows_written, progress.fraction, dead)
+
+        def warned(warning: run_pb2.RunWarning) -> None:
+            note(f"{name}: {warning.message} [{warning.reason}]", "yellow")
+
+        finished = await run_once(self.session, source, request, observe, warned)
+        said = self.reporter.finish(task)
+        dead = finished.progress.rows_dead_lettered
+        self.tell(Applied("source", name, Outcome.RAN, said + (f", {dead:,} dead letters" if dead else "")))
+
+    async def _next_run(self, source: extract_pb2.Source) -> str | None:
+        """The id to run (or attach) under; None when this spec has been run to its end already."""
+        for attempt in range(1000):
+            request = run_id(source, attempt)
+            name = f"{source.name.split('/sources/')[0]}/runs/{request}"
+            resource = await _or_none(get_resource(self.session, name))
+            if resource is None:
+                return request
+            run = run_pb2.Run()
+            resource.status.Unpack(run)
+            if run.state == run_pb2.RUN_STATE_SUCCEEDED:
+                return None
+            if run.state not in (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED):
+                return request
+        return None
+
+    # -- transforms, dashboards, the pipeline --------------------------------------------------------------------------
+    async def _transform(self, wanted: transform_pb2.Transform) -> None:
+        outcome = _compared(await _or_none(get_transform(self.session, wanted.name)), wanted)
+        if outcome is not Outcome.UNCHANGED and not self.dry_run:
+            put = transform_pb2.PutTransformRequest(request_id=request_id(), transform=wanted)
+            await self._put(
+                "transform", self.session.transform.PutTransform, put, transform_pb2.PutTransformResponse
+            )
+        self.tell(Applied("transform", short_name(wanted.name), outcome))
+
+    async def _dashboard(self, wanted: viz_pb2.Dashboard) -> None:
+        outcome = _compared(await _or_none(get_dashboard(self.session, wanted.name)), wanted)
+        if outcome is not Outcome.UNCHANGED and not self.dry_run:
+            put = viz_pb2.PutDashboardRequest(request_id=request_id(), dashboard=wanted)
+            await self._put("viz", self.session.viz.PutDashboard, put, viz_pb2.PutDashboardResponse)
+        self.tell(Applied("dashboard", short_name(wanted.name), outcome))
+
+    async def _pipeline(self, pipeline: Pipeline) -> None:
+        name = pipeline.full("pipelines", pipeline.name)
+        spec = pipeline.spec()
+        found = await _or_none(get_pipeline(self.session, name))
+        outcome = Outcome.CREATED if found is None else Outcome.UNCHANGED if found.spec == spec else Outcome.CHANGED
+        if outcome is not Outcome.UNCHANGED and not self.dry_run:
+            packed = Packed()
+            packed.Pack(spec)
+            resource = resources_pb2.Resource(name=name, spec=packed)
+            put = resources_pb2.PutResourceRequest(request_id=request_id(), resource=resource, overwrite=True)
+            await self._put("storage", self.session.resources.PutResource, put, resources_pb2.PutResourceResponse)
+        self.tell(Applied("pipeline", pipeline.name, outcome))
+
+    async def _put(self, area: str, method: Callable[..., Any], request: Any, answer: type[Any]) -> Any:
+        subject = next(getattr(request, one) for one in _SUBJECTS if one in request.DESCRIPTOR.fields_by_name)
+        return await self.session.call(area, method, request, answer, resource=subject.name)
+
+
+_SUBJECTS = ("table", "source", "transform", "dashboard", "resource")
+
+
+async def _or_none(reading: Awaitable[Any]) -> Any:
+    try:
+        return await reading
+    except Missing:
+        return None
+
+
+def _compared(found: Any, wanted: Any) -> Outcome:
+    if found is None:
+        return Outcome.CREATED
+    return Outcome.UNCHANGED if found.spec == wanted.spec else Outcome.CHANGED
+
+
+def _soft(table: storage_pb2.Table) -> tuple[object, ...]:
+    """What an existing table may be given anew."""
+    rules = sorted((rule.SerializeToString(deterministic=True) for rule in table.rules))
+    return table.description, table.event_time_column, rules
+
+
+def _refuse_other_columns(name: str, found: storage_pb2.Table, wanted: storage_pb2.Table) -> None:
+    """Raises Failed where the file wants other columns or another key than the table has."""
+    was, wish = _columns(found), _columns(wanted)
+    differing = [column for column in dict.fromkeys([*wish, *was]) if was.get(column) != wish.get(column)]
+    if not differing and list(found.primary_key) == list(wanted.primary_key):
+        return
+    what = f"columns {_listed(differing)}" if differing else "the primary key"
+    raise Failed(
+        f"table `{name}` exists, and the file says otherwise about {what}",
+        reason="SCHEMA_MISMATCH",
+        hint=f"a table keeps its columns: mend the file (`millrace get table {name} -o yaml`), or declare a table of another name",
+    )
+
+
+def _columns(table: storage_pb2.Table) -> dict[str, tuple[object, bool]]:
+    return {field.name: (field.type, field.nullable) for field in schema_from_proto(table.schema)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

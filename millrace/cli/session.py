@@ -1,0 +1,139 @@
+"""One command's connection to the services: a channel per area, and the client's own calls over them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from millrace.admin.v1 import admin_pb2_grpc
+from millrace.analysis.v1 import analysis_pb2_grpc
+from millrace.cli.failures import Failed
+from millrace.cli.options import Settings
+from millrace.client.channel import CRUD_DEADLINE_S, Connection, call, open_channel
+from millrace.extract.v1 import extract_pb2_grpc
+from millrace.storage.v1 import resources_pb2_grpc, storage_pb2_grpc
+from millrace.transform.v1 import transform_pb2_grpc
+from millrace.viz.v1 import viz_pb2_grpc
+
+T = TypeVar("T")
+AREAS = ("extract", "storage", "transform", "analysis", "viz")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What `millrace up` wrote: host:port of each service, the page, and where the token is."""
+
+    services: Mapping[str, str]
+    url: str
+    token_file: Path
+
+    def token(self) -> str:
+        """Read at each call, so that a new one is picked up. Raises OSError."""
+        return self.token_file.read_text().strip()
+
+
+def read_endpoints(home: Path) -> Endpoints:
+    """Of the stack that runs in `home`. Raises Failed NOT_RUNNING."""
+    try:
+        said = json.loads((home / "endpoints.json").read_text())
+        return Endpoints(dict(said["services"]), str(said["url"]), home / said["token_file"])
+    except FileNotFoundError:
+        raise not_running(home) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failed(
+            f"{home / 'endpoints.json'} cannot be read", reason="NOT_RUNNING", hint="`millrace up` writes it anew"
+        ) from error
+
+
+def not_running(home: Path) -> Failed:
+    return Failed(
+        f"nothing runs in {home}", reason="NOT_RUNNING", hint="start it with `millrace up`, or name its folder with --home"
+    )
+
+
+@dataclass(slots=True)
+class Session:
+    """Opens a channel per service when it is first used. Lives in one event loop; close it there."""
+
+    settings: Settings
+    endpoints: Endpoints
+    _channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+
+    def connection(self, area: str) -> Connection:
+        if area not in self._channels:
+            try:
+                self._channels[area] = open_channel(self.endpoints.services[area])
+            except KeyError:
+                raise Failed(
+                    f"no address of {area} is known", reason="NOT_RUNNING", hint="`millrace up` writes it anew"
+                ) from None
+        return Connection(self._channels[area], self.endpoints.token)
+
+    @property
+    def tables(self) -> Any:
+        return storage_pb2_grpc.StorageServiceStub(self.connection("storage").channel)
+
+    @property
+    def resources(self) -> Any:
+        return resources_pb2_grpc.ResourceServiceStub(self.connection("storage").channel)
+
+    @property
+    def extract(self) -> Any:
+        return extract_pb2_grpc.ExtractServiceStub(self.connection("extract").channel)
+
+    @property
+    def transform(self) -> Any:
+        return transform_pb2_grpc.TransformServiceStub(self.connection("transform").channel)
+
+    @property
+    def analysis(self) -> Any:
+        return analysis_pb2_grpc.AnalysisServiceStub(self.connection("analysis").channel)
+
+    @property
+    def viz(self) -> Any:
+        return viz_pb2_grpc.VizServiceStub(self.connection("viz").channel)
+
+    def admin(self, area: str) -> Any:
+        return admin_pb2_grpc.AdminServiceStub(self.connection(area).channel)
+
+    async def call(
+        self, area: str, method: Callable[..., Any], request: Any, answer: type[T], *, resource: str = "", tries: int = 10
+    ) -> T:
+        """One unary call with the client's repeats, within --timeout."""
+        deadline_s = self.settings.timeout_s or CRUD_DEADLINE_S
+        return await call(
+            self.connection(area), method, request, resource=resource, deadline_s=deadline_s, answer=answer, tries=tries
+        )
+
+    async def pages(self, fetch: Callable[[str], Awaitable[Any]], items: str) -> Sequence[Any]:
+        """All items of a paged list; `fetch` takes a page token."""
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = await fetch(token)
+            found += getattr(page, items)
+            if not (token := page.next_page_token):
+                return found
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+
+def request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def page_url(endpoints: Endpoints, home: Path) -> str:
+    """The page's address with the key of this home folder. Raises OSError when the key cannot be read."""
+    if "key=" in endpoints.url:
+        return endpoints.url
+    key = (home / "key").read_text().strip()
+    return f"{endpoints.url.rstrip('/')}/?key={key}"

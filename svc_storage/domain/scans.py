@@ -8,11 +8,12 @@ import decimal
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from millrace.errors import TokenMismatch
-from svc_storage.domain.predicates import And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate
+from svc_storage.domain.predicates import And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate, columns_of
 from svc_storage.domain.tokens import FINGERPRINT_BYTES
 
 
@@ -55,20 +56,32 @@ def encode(scan: Scan) -> bytes:
 def decode(data: bytes) -> Scan:
     """Raises TokenMismatch for bytes that `encode` did not make."""
     try:
-        fields = json.loads(zlib.decompress(data))
-        bounds = fields.get("r")
-        return Scan(
-            table=fields["t"],
-            columns=tuple(fields.get("c", ())),
-            predicate=_node_in(fields["p"]) if "p" in fields else None,
-            time_range=TimeRange(*(_value_in(v) if v else None for v in bounds)) if bounds else None,  # type: ignore[arg-type]
-            limit=fields.get("l", 0),
-            after_version=fields.get("a"),
-        )
-    except (zlib.error, ValueError, KeyError, TypeError) as broken:
+        return _scan_in(json.loads(zlib.decompress(data)))
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
         raise TokenMismatch(
             "the token's request cannot be read", field="split_token", hint="plan the read again"
         ) from broken
+
+
+def _scan_in(fields: dict[str, Any]) -> Scan:
+    bounds = fields.get("r")
+    scan = Scan(
+        table=fields["t"],
+        columns=tuple(fields.get("c", ())),
+        predicate=_node_in(fields["p"]) if "p" in fields else None,
+        time_range=TimeRange(*(_value_in(v) if v else None for v in bounds)) if bounds else None,  # type: ignore[arg-type]
+        limit=fields.get("l", 0),
+        after_version=fields.get("a"),
+    )
+    texts = all(isinstance(text, str) for text in (scan.table, *scan.columns, *_columns(scan.predicate)))
+    counts: list[Any] = [scan.limit, scan.after_version or 0]
+    if not texts or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("not a scan")
+    return scan
+
+
+def _columns(predicate: Predicate | None) -> Iterator[str]:
+    return iter(()) if predicate is None else columns_of(predicate)
 
 
 def fingerprint(*parts: bytes) -> bytes:

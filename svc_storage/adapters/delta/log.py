@@ -150,10 +150,15 @@ class DeltaLog:
             raise errors.Unexpected("a commit made the table unreadable and was taken back") from poison
 
     def _settle(self, version: Version) -> Version:
+        """Written is not durable: until the fsync succeeds nobody may be told."""
         name = self._root / LOG / recovery.log_name(version)
-        disk.fsync_file(name)
-        disk.fsync_folder(name.parent)
-        failpoint("storage.after_commit_fsync")
+        try:
+            disk.fsync_file(name)
+            disk.fsync_folder(name.parent)
+            failpoint("storage.after_commit_fsync")
+        except Exception as error:
+            self._table = None
+            raise errors.OutcomeUnknown("the commit is written, but not known to be on the disk") from error
         return version
 
     def _read_after(self, version: Version) -> Sequence[Committed]:

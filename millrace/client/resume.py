@@ -131,10 +131,14 @@ class Resumed(Generic[M]):
         found: M = message
         return found
 
+    async def interrupt(self, failure: errors.MillraceError) -> None:
+        """The consumer found that what came is wrong: as if the stream had broken with `failure`, which is raised after too many tries."""
+        await self._broken(failure, failure)
+
     async def _broken(self, failure: errors.MillraceError, cause: BaseException) -> None:
         self._cancel()
         if not self._retries(failure):
-            raise failure from cause
+            raise failure from (cause if cause is not failure else None)
         self.resumes += 1
         await self._backoff.pause(failure)
 

@@ -26,7 +26,7 @@ def open_instance(tables: Tables, limits: Limits, *, threads: int, temp_director
 
     The order matters: a view binds its files while they may still be opened, `allowed_paths` is only accepted before external access
     ends, and the lock comes last. Raises as `faults.translate`."""
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "threads": str(threads),
         "memory_limit": f"{limits.memory_mb}MiB",
         "max_temp_directory_size": f"{limits.spill_mb}MiB",

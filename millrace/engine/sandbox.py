@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 
@@ -19,6 +19,7 @@ from millrace.engine.names import TableRef
 from millrace.errors import SqlInvalid
 
 MAX_SQL_BYTES = 64 * 1024
+_Config: TypeAlias = dict[str, str | bool | int | float | list[str]]
 _MAX_DEPTH = 400
 
 _EXPRESSIONS = words(
@@ -72,7 +73,7 @@ class _Parser:
     def serialise(self, sql: str) -> dict[str, Any]:
         with self._lock:
             if self._connection is None:
-                config = {"threads": "1", "memory_limit": "256MB", "autoload_known_extensions": "false"}
+                config: _Config = {"threads": "1", "memory_limit": "256MB", "autoload_known_extensions": "false"}
                 self._connection = duckdb.connect(":memory:", config=config)
                 self._connection.execute("SET enable_external_access = false; SET lock_configuration = true")
             row = self._connection.execute(

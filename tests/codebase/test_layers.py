@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "arrow": ("errors",),
     "wire": ("arrow", "errors", *AREAS),
     "client": ("wire", "arrow", "errors", *AREAS),
+    "engine": ("client", "wire", "arrow", "errors", *AREAS),
     "server": ("client", "wire", "arrow", "errors", *AREAS),
     "pipeline": ("wire", "arrow", "errors", *AREAS),
     "laptop": ("server", "pipeline", "client", "wire", "arrow", "errors", *AREAS),
@@ -124,8 +125,9 @@ def test_the_parts_of_millrace_build_on_each_other_in_one_direction(planted: Pla
 
 
 def test_drivers_stay_in_adapters(planted: Planter) -> None:
-    """What is installed as `millrace` drives nothing but Millrace itself; the two exceptions are deferred (test_imports.py)."""
-    exceptions = {"millrace.cli": ("bokeh",), "millrace.pipeline": ("sqlglot",)}
+    """What is installed as `millrace` drives nothing but Millrace itself; two exceptions are deferred (test_imports.py),
+    the engine is what adapters of two services share."""
+    exceptions = {"millrace.cli": ("bokeh",), "millrace.pipeline": ("sqlglot",), "millrace.engine": ("duckdb",)}
     for module in modules_under("millrace"):
         part = ".".join(module.name.split(".")[:2])
         drivers = tuple(driver for driver in DRIVERS if driver not in exceptions.get(part, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -25,6 +26,8 @@ def start_logging(service: str, level: str = "INFO", stream: IO[str] | None = No
     handler.setFormatter(Pretty() if target.isatty() else Json(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.captureWarnings(True)
+    handler.addFilter(_worth_a_line)
     set_level(level)
 
 
@@ -35,8 +38,13 @@ def set_level(level: str) -> str:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.captureWarnings(True)
     return str(before)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """grpc.aio logs as errors that the calls of a stopping server were cancelled; our own span and log line have those already."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
 
 
 class Json(logging.Formatter):

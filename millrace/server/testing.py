@@ -65,7 +65,7 @@ async def running(
     home: Path | None = None,
     **changes: Any,
 ) -> AsyncIterator[Served]:
-    """`env`: what the service's own settings read. `changes`: fields of ServerSettings (`stream_age_s=0.3`, `targets={...}`). Ends it, too."""
+    """`env`: for the service's own settings. `changes`: fields of ServerSettings (`stream_age_s=0.3`). Ends it, too."""
     settings = ServerSettings(**{"service": spec.name, "home": home or Path(), "drain_grace_s": 2.0, **changes})
     own = spec.settings(env or {})
     signals = telemetry or start_telemetry(spec.name)

@@ -179,6 +179,12 @@ class CallContext:
             if self._unfinished.done():
                 self._unfinished = None
 
+    async def settled(self) -> None:
+        """Waits until the client took the message under way: before that gRPC takes no status either. A client that never does is cut
+        off by keepalive or by the server's stop; meanwhile it costs that one message."""
+        if self._unfinished is not None:
+            await asyncio.wait({self._unfinished})
+
     def _count(self, message: Any, size: int) -> None:
         now = time.monotonic()
         self.last_write_at = now
@@ -187,6 +193,10 @@ class CallContext:
         tally.messages_out += 1
         tally.bytes_out += size
         tally.rows_out += rows_in(message)
+
+    def count_rows(self, rows: int) -> None:
+        """For messages that were written as bytes: nobody else can see their rows."""
+        self._tally.rows_out += rows
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
         """For code that is not ours (health, channelz): servicers raise millrace.errors instead."""

@@ -38,6 +38,7 @@ class Errors:
         return await self._fail(call, error)
 
     async def _fail(self, call: Call, error: reasons.MillraceError) -> NoReturn:
+        await call.context.settled()
         unexpected = error.reason == reasons.Unexpected.reason
         rich = table.to_status(error, trace_id=call.trace_id if unexpected else "")
         if call.is_bidi and call.method.in_band_error is not None and call.requests is not None:

@@ -104,6 +104,8 @@ class Observe:
 def _note_cancellation(call: Call) -> None:
     """The client cancelled or vanished, its deadline passed, or the server's grace was over."""
     outcome = call.outcome
+    if outcome.reason:
+        return  # it had failed before that
     left = call.context.time_remaining()
     outcome.code = grpc.StatusCode.CANCELLED if left is None or left > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
     outcome.end_reason = "client_gone"

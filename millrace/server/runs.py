@@ -1,6 +1,7 @@
-"""Runs as stored resources (contracts.md section 3): whoever is asked creates or attaches, the holder of the lease works, any replica shows the events.
+"""Runs as stored resources (contracts.md section 3).
 
-A run lives in storage's ResourceService under `namespaces/{namespace}/runs/{request_id}`: its spec is a RunSpec, its status a Run, its events RunEvents.
+Whoever is asked creates a run or attaches to it, the holder of the lease works, any replica shows the events. A run lives in storage's
+ResourceService under `namespaces/{namespace}/runs/{request_id}`: its spec is a RunSpec, its status a Run, its events RunEvents.
 """
 
 from __future__ import annotations

@@ -55,6 +55,11 @@ class LeaseKeeper:
         return self._epoch
 
     @property
+    def renewed_at(self) -> float:
+        """When the last renewal that succeeded was asked for, by the clock given (monotonic seconds)."""
+        return self._renewed
+
+    @property
     def held(self) -> bool:
         """True while work may go on: the last renewal was asked for less than two thirds of the ttl ago, and none was refused."""
         return not self._gone.is_set() and self._clock() - self._renewed < self._ttl_s * 2 / 3

@@ -88,6 +88,12 @@ class Resources:
                 return
             request.page_token = answer.next_page_token
 
+    async def page(self, parent: str, *, size: int = 0, token: str = "") -> tuple[Sequence[pb.Resource], str]:
+        """One page of `namespaces/{namespace}/{collection}`, by name, and the token of the next; "" on the last. `size` 0 means 50."""
+        request = pb.ListResourcesRequest(parent=parent, page_size=size, page_token=token)
+        answer = await call(self._connection, self._stub.ListResources, request, answer=pb.ListResourcesResponse)
+        return answer.resources, answer.next_page_token
+
     async def update_status(
         self,
         name: str,

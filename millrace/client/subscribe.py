@@ -21,6 +21,7 @@ from millrace.client.status import Unreachable
 from millrace.wire.schema import schema_from_proto
 
 _INLINE_ROWS = 1_000
+_MAX_WRONG_FRAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Subscription:
         self._schema: pa.Schema | None = None
         self._key_schema = pa.schema([])
         self._table: pa.Table | None = None
-        self._sequence = 0
+        self._sequence = self._wrong = 0
         self._frame: _Pending | None = None
 
     def _open(self) -> object:
@@ -81,7 +82,8 @@ class Subscription:
     async def _take(self, message: analysis_pb2.SubscribeResponse) -> Frame | None:
         self._sequence += 1
         if message.sequence != self._sequence:
-            return await self._start_over(f"message {message.sequence} came as number {self._sequence}")
+            await self._start_over(f"message {message.sequence} came as number {self._sequence}")
+            return None
         match message.WhichOneof("message"):
             case "header":
                 self._schema = schema_from_proto(message.header.schema)
@@ -115,14 +117,18 @@ class Subscription:
         else:
             table = await asyncio.to_thread(frames.apply, before, change, self._key_schema.names)
         if table.num_rows != message.commit.row_count:
-            return await self._start_over(f"the result has {message.commit.row_count} rows, {table.num_rows} are here")
-        self._table = table
+            await self._start_over(f"the result has {message.commit.row_count} rows, {table.num_rows} are here")
+            return None
+        self._table, self._wrong = table, 0
         self._request.resume_token = message.resume_token
         return pending.frame(table, change, message.commit)
 
     async def _start_over(self, why: str) -> None:
         """What is here cannot be trusted: the whole result is asked for again."""
         self._request.resume_token = b""
+        self._wrong += 1
+        if self._wrong > _MAX_WRONG_FRAMES:
+            raise errors.Unexpected(f"the live result does not add up: {why}")
         await self._messages.interrupt(Unreachable(why))
 
     async def aclose(self) -> None:

@@ -12,6 +12,8 @@ from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.datadir import DataFolder
 from svc_storage.adapters.delta.backend import DeltaBackend
 from svc_storage.adapters.memory.backend import MemoryBackend
+from svc_storage.adapters.memory.control import MemoryControl
+from svc_storage.adapters.pandas_guard import run_without_pandas
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
@@ -38,7 +40,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     clock = SystemClock()
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     backend = BACKENDS[settings.backend](folder, pool)
-    control = await SqliteControl.open(folder.catalog)
+    control = MemoryControl() if settings.backend == "memory" else await SqliteControl.open(folder.catalog)
     leases, resources = Leases(control, clock), Resources(control, clock)
     await leases.start()
     catalog, users = TableRows(control, clock), ResourceUsers(resources, clock)
@@ -56,9 +58,10 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
             (leases_pb2_grpc.add_LeaseServiceServicer_to_server, LeaseServicer(leases)),
         ],
         background={"upkeep": upkeep.run},
-        on_stop=[control.close, opened.close],
+        on_stop=[folder.release, control.close, opened.close],
     )
 
 
 if __name__ == "__main__":
+    run_without_pandas()
     run(ServiceSpec(name="storage", settings=Settings.from_env, compose=compose))

@@ -20,7 +20,8 @@ class DataFolder:
         self.catalog = root / "catalog.sqlite"
         self._lock = lock
 
-    def release(self) -> None:
+    async def release(self) -> None:
+        """Another process may have it; the end of this one does the same."""
         os.close(self._lock)
 
     @classmethod

@@ -73,6 +73,11 @@ class RecentChanges:
             self._before = oldest.resource.revision
         self.level.rise(revision)
 
+    def doubt(self) -> None:
+        """A change may have happened that nobody told: the store is asked again."""
+        self._changes.clear()
+        self._bytes, self._before = 0, None
+
     def after(self, revision: int) -> Sequence[ResourceChange] | None:
         """None when they are not all here."""
         if self._before is None or not self._before <= revision <= self.level.value:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from millrace.errors import EtagMismatch, FieldInvalid, LeaseLost, ResourceExists
+from millrace.errors import EtagMismatch, FieldInvalid, LeaseLost, MillraceError, OutcomeUnknown, ResourceExists
 from svc_storage.domain.changes import RecentChanges, ResourceChange
 from svc_storage.domain.requests import answered, keep_answer
 from svc_storage.domain.resource_codec import decode_resource, encode_resource
@@ -183,7 +183,12 @@ class Resources:
         """Runs `work` to its end and tells the watchers, even when the caller goes away in between."""
 
         async def commit() -> T:
-            done = await self._store.run(work)
+            try:
+                done = await self._store.run(work)
+            except Exception as failed:
+                if isinstance(failed, OutcomeUnknown) or not isinstance(failed, MillraceError):
+                    self.recent.doubt()
+                raise
             resource, changed = change_of(done)
             if changed:
                 self.recent.add(ResourceChange(there, resource))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from millrace.errors import DiskFull, MillraceError, OutcomeUnknown, StoreUnavailable
+from millrace.failpoints import failpoint
 from svc_storage.adapters.sqlite.rows import Rows
 from svc_storage.adapters.sqlite.schema import migrate
 from svc_storage.ports import ControlTransaction
@@ -51,6 +52,7 @@ class SqliteControl:
         try:
             with _translated(StoreUnavailable):
                 result = work(Rows(self._connection))
+            failpoint("storage.before_catalog_commit")
         except BaseException:
             self._rollback()
             raise
@@ -60,6 +62,7 @@ class SqliteControl:
         except BaseException:
             self._rollback()
             raise
+        failpoint("storage.after_catalog_commit")
         return result
 
     def _rollback(self) -> None:

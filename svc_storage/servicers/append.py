@@ -66,9 +66,8 @@ async def _feed(stream: AppendStream, table: OpenTable, frames: AsyncIterator[pb
                     raise errors.StreamProtocol("`open` comes once, first", field="open")
                 case _:
                     raise errors.StreamProtocol("a frame holds one of open, batch, flush, finish", field="message")
-        raise errors.StreamProtocol(
-            "the stream ended without `finish`: what was not committed is dropped", field="finish"
-        )
+        abandoned = "the stream ended without `finish`: what was not committed is dropped"
+        stream.fail(errors.StreamProtocol(abandoned, field="finish"))
     except errors.MillraceError as refused:
         await stream.end_with(refused)
     except asyncio.CancelledError:

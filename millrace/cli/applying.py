@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from google.protobuf.any_pb2 import Any as Packed
-
 from millrace.cli.failures import Failed
 from millrace.cli.kinds import (
     get_dashboard,
@@ -24,12 +22,13 @@ from millrace.cli.kinds import (
 )
 from millrace.cli.progress import Reporter
 from millrace.cli.runs import run_id, run_once
-from millrace.cli.session import Session, request_id
+from millrace.cli.session import Session
 from millrace.cli.terminal import note
+from millrace.client.resources import Resources, new_request_id
 from millrace.errors import Missing
 from millrace.extract.v1 import extract_pb2
 from millrace.pipeline.spec import Pipeline
-from millrace.storage.v1 import resources_pb2, storage_pb2
+from millrace.storage.v1 import storage_pb2
 from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import run_pb2
 from millrace.viz.v1 import viz_pb2
@@ -99,7 +98,7 @@ class Applier:
         found = await _or_none(get_table(self.session, wanted.name))
         if found is None:
             if not self.dry_run:
-                create = storage_pb2.CreateTableRequest(request_id=request_id(), table=wanted)
+                create = storage_pb2.CreateTableRequest(request_id=new_request_id(), table=wanted)
                 await self._put("storage", self.session.tables.CreateTable, create, storage_pb2.CreateTableResponse)
             self.tell(Applied("table", name, Outcome.CREATED))
             return
@@ -109,10 +108,15 @@ class Applier:
             return
         if not self.dry_run:
             changed = storage_pb2.Table(
-                name=wanted.name, etag=found.etag, description=wanted.description, rules=wanted.rules,
+                name=wanted.name,
+                etag=found.etag,
+                schema=found.schema,
+                primary_key=found.primary_key,
+                description=wanted.description,
+                rules=wanted.rules,
                 event_time_column=wanted.event_time_column,
-            )  # fmt: skip
-            update = storage_pb2.UpdateTableRequest(request_id=request_id(), table=changed)
+            )
+            update = storage_pb2.UpdateTableRequest(request_id=new_request_id(), table=changed)
             await self._put("storage", self.session.tables.UpdateTable, update, storage_pb2.UpdateTableResponse)
         self.tell(Applied("table", name, Outcome.CHANGED))
 
@@ -122,7 +126,7 @@ class Applier:
         outcome = _compared(found, wanted)
         stored = found
         if outcome is not Outcome.UNCHANGED and not self.dry_run:
-            put = extract_pb2.PutSourceRequest(request_id=request_id(), source=wanted)
+            put = extract_pb2.PutSourceRequest(request_id=new_request_id(), source=wanted)
             answer = await self._put("extract", self.session.extract.PutSource, put, extract_pb2.PutSourceResponse)
             stored = answer.source
         self.tell(Applied("source", short_name(wanted.name), outcome))
@@ -168,16 +172,14 @@ class Applier:
     async def _transform(self, wanted: transform_pb2.Transform) -> None:
         outcome = _compared(await _or_none(get_transform(self.session, wanted.name)), wanted)
         if outcome is not Outcome.UNCHANGED and not self.dry_run:
-            put = transform_pb2.PutTransformRequest(request_id=request_id(), transform=wanted)
-            await self._put(
-                "transform", self.session.transform.PutTransform, put, transform_pb2.PutTransformResponse
-            )
+            put = transform_pb2.PutTransformRequest(request_id=new_request_id(), transform=wanted)
+            await self._put("transform", self.session.transform.PutTransform, put, transform_pb2.PutTransformResponse)
         self.tell(Applied("transform", short_name(wanted.name), outcome))
 
     async def _dashboard(self, wanted: viz_pb2.Dashboard) -> None:
         outcome = _compared(await _or_none(get_dashboard(self.session, wanted.name)), wanted)
         if outcome is not Outcome.UNCHANGED and not self.dry_run:
-            put = viz_pb2.PutDashboardRequest(request_id=request_id(), dashboard=wanted)
+            put = viz_pb2.PutDashboardRequest(request_id=new_request_id(), dashboard=wanted)
             await self._put("viz", self.session.viz.PutDashboard, put, viz_pb2.PutDashboardResponse)
         self.tell(Applied("dashboard", short_name(wanted.name), outcome))
 
@@ -187,11 +189,7 @@ class Applier:
         found = await _or_none(get_pipeline(self.session, name))
         outcome = Outcome.CREATED if found is None else Outcome.UNCHANGED if found.spec == spec else Outcome.CHANGED
         if outcome is not Outcome.UNCHANGED and not self.dry_run:
-            packed = Packed()
-            packed.Pack(spec)
-            resource = resources_pb2.Resource(name=name, spec=packed)
-            put = resources_pb2.PutResourceRequest(request_id=request_id(), resource=resource, overwrite=True)
-            await self._put("storage", self.session.resources.PutResource, put, resources_pb2.PutResourceResponse)
+            await Resources(self.session.connection("storage")).put(name, spec, overwrite=True)
         self.tell(Applied("pipeline", pipeline.name, outcome))
 
     async def _put(self, area: str, method: Callable[..., Any], request: Any, answer: type[Any]) -> Any:
@@ -199,7 +197,7 @@ class Applier:
         return await self.session.call(area, method, request, answer, resource=subject.name)
 
 
-_SUBJECTS = ("table", "source", "transform", "dashboard", "resource")
+_SUBJECTS = ("table", "source", "transform", "dashboard")
 
 
 async def _or_none(reading: Awaitable[Any]) -> Any:
@@ -217,7 +215,7 @@ def _compared(found: Any, wanted: Any) -> Outcome:
 
 def _soft(table: storage_pb2.Table) -> tuple[object, ...]:
     """What an existing table may be given anew."""
-    rules = sorted((rule.SerializeToString(deterministic=True) for rule in table.rules))
+    rules = sorted(rule.SerializeToString(deterministic=True) for rule in table.rules)
     return table.description, table.event_time_column, rules
 
 

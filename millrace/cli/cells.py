@@ -35,7 +35,7 @@ def json_maker(kind: pa.DataType) -> Maker:
         (types.is_duration, duration_text),
     ):
         if matches(kind):
-            return make  # type: ignore[no-any-return]
+            return make
     if types.is_timestamp(kind):
         return clock.datetime_text if kind.tz is None else instant_maker(kind.tz)
     return _nested_maker(kind)
@@ -97,7 +97,8 @@ def duration_text(micros: int) -> str:
 
 def plain(column: pa.Array) -> list[Any]:
     """A column's Python values, instants and spans as integers at every depth: no rounding, no lost zone, no year 9999 limit."""
-    return _plain(column).to_pylist()
+    found: list[Any] = _plain(column).to_pylist()
+    return found
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -109,7 +109,9 @@ def _explain_millrace(error: errors.MillraceError) -> tuple[str, str, str]:
         message = "; ".join([message, *others])
     hint = error.hint or _BY_REASON.get(error.reason, "")
     if not hint:
-        hint = next((text for family, text in _BY_FAMILY if isinstance(error, family)), "change the request and repeat it")
+        hint = next(
+            (text for family, text in _BY_FAMILY if isinstance(error, family)), "change the request and repeat it"
+        )
     return message, error.reason, hint
 
 

@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from millrace.cli.failures import nearest_hint
 from millrace.cli.grid import Cell, Row, age, count, instant, size
-from millrace.cli.session import Session, request_id
+from millrace.cli.session import Session
+from millrace.client.resources import Resources, new_request_id
 from millrace.extract.v1 import extract_pb2
 from millrace.storage.v1 import resources_pb2, storage_pb2
 from millrace.transform.v1 import transform_pb2
@@ -61,7 +62,7 @@ async def get_table(session: Session, name: str) -> storage_pb2.Table:
 
 
 async def _delete_table(session: Session, name: str) -> None:
-    request = storage_pb2.DeleteTableRequest(request_id=request_id(), name=name)
+    request = storage_pb2.DeleteTableRequest(request_id=new_request_id(), name=name)
     await session.call("storage", session.tables.DeleteTable, request, storage_pb2.DeleteTableResponse, resource=name)
 
 
@@ -98,7 +99,7 @@ async def get_source(session: Session, name: str) -> extract_pb2.Source:
 
 
 async def _delete_source(session: Session, name: str) -> None:
-    request = extract_pb2.DeleteSourceRequest(request_id=request_id(), name=name)
+    request = extract_pb2.DeleteSourceRequest(request_id=new_request_id(), name=name)
     await session.call(
         "extract", session.extract.DeleteSource, request, extract_pb2.DeleteSourceResponse, resource=name
     )
@@ -124,7 +125,7 @@ async def get_transform(session: Session, name: str) -> transform_pb2.Transform:
 
 
 async def _delete_transform(session: Session, name: str) -> None:
-    request = transform_pb2.DeleteTransformRequest(request_id=request_id(), name=name)
+    request = transform_pb2.DeleteTransformRequest(request_id=new_request_id(), name=name)
     await session.call(
         "transform", session.transform.DeleteTransform, request, transform_pb2.DeleteTransformResponse, resource=name
     )
@@ -141,7 +142,14 @@ def _source_row(source: extract_pb2.Source) -> Row:
     status = source.status
     kind = (source.spec.WhichOneof("connector") or "") + (" live" if source.spec.continuous else "")
     said = status.cause or status.activity
-    return (short_name(source.name), kind, short_name(source.spec.table), state_cell(status), *_work_cells(status), said)
+    return (
+        short_name(source.name),
+        kind,
+        short_name(source.spec.table),
+        state_cell(status),
+        *_work_cells(status),
+        said,
+    )
 
 
 def _transform_row(transform: transform_pb2.Transform) -> Row:
@@ -179,7 +187,7 @@ async def get_dashboard(session: Session, name: str) -> viz_pb2.Dashboard:
 
 
 async def _delete_dashboard(session: Session, name: str) -> None:
-    request = viz_pb2.DeleteDashboardRequest(request_id=request_id(), name=name)
+    request = viz_pb2.DeleteDashboardRequest(request_id=new_request_id(), name=name)
     await session.call("viz", session.viz.DeleteDashboard, request, viz_pb2.DeleteDashboardResponse, resource=name)
 
 
@@ -197,32 +205,21 @@ class Pipeline:
     update_time: Timestamp
 
 
-async def _resources(session: Session, collection: str) -> Sequence[resources_pb2.Resource]:
-    async def fetch(token: str) -> Any:
-        request = resources_pb2.ListResourcesRequest(
-            parent=f"{session.settings.parent}/{collection}", page_size=PAGE, page_token=token
-        )
-        return await session.call(
-            "storage", session.resources.ListResources, request, resources_pb2.ListResourcesResponse
-        )
+def _stored(session: Session) -> Resources:
+    return Resources(session.connection("storage"))
 
-    return await session.pages(fetch, "resources")
+
+async def _resources(session: Session, collection: str) -> Sequence[resources_pb2.Resource]:
+    return [one async for one in _stored(session).list(f"{session.settings.parent}/{collection}")]
 
 
 async def get_resource(session: Session, name: str) -> resources_pb2.Resource:
     """By full name. Raises the reason of its collection."""
-    request = resources_pb2.GetResourceRequest(name=name)
-    answer = await session.call(
-        "storage", session.resources.GetResource, request, resources_pb2.GetResourceResponse, resource=name
-    )
-    return answer.resource
+    return await _stored(session).get(name)
 
 
 async def _delete_resource(session: Session, name: str) -> None:
-    request = resources_pb2.DeleteResourceRequest(request_id=request_id(), name=name)
-    await session.call(
-        "storage", session.resources.DeleteResource, request, resources_pb2.DeleteResourceResponse, resource=name
-    )
+    await _stored(session).delete(name)
 
 
 async def _pipelines(session: Session) -> Sequence[Pipeline]:
@@ -297,7 +294,7 @@ KINDS: Mapping[str, Kind] = {
 }  # fmt: skip
 
 
-class KindType(click.ParamType):
+class KindType(click.ParamType[Kind]):
     """`tables`, `table`, and so on for every kind."""
 
     name = "kind"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import cast
 
 from millrace import errors
 from millrace.cli.kinds import short_name
 from millrace.cli.session import Session
-from millrace.client.resume import Resumed, closing
+from millrace.client.runs import run_source
 from millrace.client.status import from_status
 from millrace.extract.v1 import extract_pb2
 from millrace.types.v1 import run_pb2
 
 Observer = Callable[[run_pb2.RunProgress], None]
+Events = AsyncGenerator[run_pb2.RunEvent, None]
 Warned = Callable[[run_pb2.RunWarning], None]
 
 
@@ -27,19 +30,9 @@ async def run_once(
     session: Session, source: extract_pb2.Source, request_id: str, observe: Observer, warned: Warned
 ) -> run_pb2.RunFinished:
     """Runs `source` to the end of what it has now. Raises what ended a failed run, and millrace.errors of the stream."""
-    sequence = 0
-
-    def open_stream() -> object:
-        request = extract_pb2.RunSourceRequest(
-            source=source.name, request_id=request_id, mode=extract_pb2.RUN_MODE_ONCE, after_sequence=sequence
-        )
-        return session.extract.RunSource(request, metadata=session.connection("extract").metadata(source.name))
-
-    stream: Resumed[extract_pb2.RunSourceResponse] = Resumed(open_stream)
-    async with closing(stream):
-        async for message in stream:
-            event = message.event
-            sequence = max(sequence, event.sequence)
+    request = extract_pb2.RunSourceRequest(source=source.name, request_id=request_id, mode=extract_pb2.RUN_MODE_ONCE)
+    async with aclosing(cast("Events", run_source(session.connection("extract"), request))) as events:
+        async for event in events:
             what = event.WhichOneof("event")
             if what == "progress":
                 observe(event.progress)

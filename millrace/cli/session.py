@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from millrace.cli.failures import Failed
 from millrace.cli.options import Settings
 from millrace.client.channel import CRUD_DEADLINE_S, Connection, call, open_channel
 from millrace.extract.v1 import extract_pb2_grpc
-from millrace.storage.v1 import resources_pb2_grpc, storage_pb2_grpc
+from millrace.storage.v1 import storage_pb2_grpc
 from millrace.transform.v1 import transform_pb2_grpc
 from millrace.viz.v1 import viz_pb2_grpc
 
@@ -53,7 +52,9 @@ def read_endpoints(home: Path) -> Endpoints:
 
 def not_running(home: Path) -> Failed:
     return Failed(
-        f"nothing runs in {home}", reason="NOT_RUNNING", hint="start it with `millrace up`, or name its folder with --home"
+        f"nothing runs in {home}",
+        reason="NOT_RUNNING",
+        hint="start it with `millrace up`, or name its folder with --home",
     )
 
 
@@ -80,10 +81,6 @@ class Session:
         return storage_pb2_grpc.StorageServiceStub(self.connection("storage").channel)
 
     @property
-    def resources(self) -> Any:
-        return resources_pb2_grpc.ResourceServiceStub(self.connection("storage").channel)
-
-    @property
     def extract(self) -> Any:
         return extract_pb2_grpc.ExtractServiceStub(self.connection("extract").channel)
 
@@ -103,7 +100,14 @@ class Session:
         return admin_pb2_grpc.AdminServiceStub(self.connection(area).channel)
 
     async def call(
-        self, area: str, method: Callable[..., Any], request: Any, answer: type[T], *, resource: str = "", tries: int = 10
+        self,
+        area: str,
+        method: Callable[..., Any],
+        request: Any,
+        answer: type[T],
+        *,
+        resource: str = "",
+        tries: int = 10,
     ) -> T:
         """One unary call with the client's repeats, within --timeout."""
         deadline_s = self.settings.timeout_s or CRUD_DEADLINE_S
@@ -125,10 +129,6 @@ class Session:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
-
-
-def request_id() -> str:
-    return uuid.uuid4().hex
 
 
 def page_url(endpoints: Endpoints, home: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TextIO
 
 import click
@@ -31,10 +31,12 @@ def writer_for(name: str) -> RowWriter:
     """The writer of a format of FORMATS, to stdout. Raises UsageError for Arrow on a terminal."""
     if name == "arrow":
         if sys.stdout.isatty():
-            raise click.UsageError("Arrow is binary and stdout is a terminal\nsend it to a file or a pipe: -o arrow > rows.arrow")
+            raise click.UsageError(
+                "Arrow is binary and stdout is a terminal\nsend it to a file or a pipe: -o arrow > rows.arrow"
+            )
         return ArrowWriter()
-    made: RowWriter = {"csv": CsvWriter, "json": JsonWriter}.get(name, TableWriter)(sys.stdout)
-    return made
+    makers: dict[str, Callable[[TextIO], RowWriter]] = {"csv": CsvWriter, "json": JsonWriter, "table": TableWriter}
+    return makers[name](sys.stdout)
 
 
 class ArrowWriter:

@@ -20,7 +20,9 @@ _STYLES = {Outcome.CREATED: "green", Outcome.CHANGED: "yellow", Outcome.RAN: "gr
 
 
 @click.command(cls=Command)
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @pass_settings
 def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
@@ -65,5 +67,3 @@ def print_applied(applied: Applied, dry_run: bool = False) -> None:
     said = paint(word.get(applied.outcome, applied.outcome.value), _STYLES[applied.outcome], colour(sys.stdout))
     detail = f"  {applied.detail}" if applied.detail else ""
     print(f"{applied.kind:<10} {applied.name:<24} {said}{detail}", flush=True)
-
-

@@ -1,0 +1,31 @@
+"""Runs one query and hands its rows on as they come."""
+
+from __future__ import annotations
+
+from millrace.analysis.v1 import analysis_pb2
+from millrace.cli.grid import count, span
+from millrace.cli.kinds import short_name
+from millrace.cli.session import Session
+from millrace.cli.terminal import note
+from millrace.cli.writers import RowWriter
+from millrace.client.channel import QUERY_DEADLINE_S
+from millrace.client.query import QueryRead
+from millrace.types.v1 import types_pb2
+
+
+async def ask(session: Session, request: analysis_pb2.QueryRequest, writer: RowWriter) -> None:
+    """Rows to `writer`, one line about them to stderr. Raises what analysis refuses; the output then has no end."""
+    request.encoding = types_pb2.ENCODING_ARROW
+    request.namespace = session.settings.namespace
+    deadline_s = session.settings.timeout_s or QUERY_DEADLINE_S
+    async with QueryRead(session.connection("analysis"), request, deadline_s=deadline_s) as query:
+        writer.begin(query.schema)
+        async for batch in query:
+            writer.write(batch)
+        writer.end()
+        end, versions = query.end, query.header.versions
+    read = ", ".join(f"{short_name(table)}@{version}" for table, version in sorted(versions.items()))
+    said = [f"{count(end.row_count)} rows", *([read] if read else []), span(end.elapsed.ToNanoseconds() / 1e9)]
+    note(" · ".join(said), "dim")
+    if end.truncated:
+        note("the result goes on: it was cut here, --max-rows takes more", "yellow")

@@ -62,6 +62,16 @@ class Runner:
         check_columns(schema, table.schema)
         return table
 
+    async def differences(self, recipe: Recipe, schema: pa.Schema) -> list[str]:
+        """What keeps an output table that is there already from taking the recipe's columns; empty when nothing does."""
+        try:
+            check_columns(schema, (await self._tables.get(recipe.output)).schema)
+        except TableNotFound:
+            return []
+        except SchemaMismatch as error:
+            return [error.message]
+        return []
+
     async def _create(self, recipe: Recipe, schema: pa.Schema) -> TableFacts:
         return await self._tables.create(
             recipe.output,

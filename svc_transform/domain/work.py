@@ -40,16 +40,22 @@ class Manager:
     def __init__(self, recipes: Recipes, worker: Worker) -> None:
         self._recipes, self._worker = recipes, worker
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
 
     async def run(self) -> None:
         """Never returns; ends its workers when cancelled."""
         try:
             async for name, recipe in self._recipes.watch():
                 await self._stop(name)
-                if recipe is not None:
+                if recipe is not None and not self._stopping:
                     self._tasks[name] = asyncio.create_task(self._worker.keep(recipe), name=name)
         finally:
             await asyncio.gather(*map(self._stop, tuple(self._tasks)))
+
+    async def stop(self) -> None:
+        """Ends all workers, so that their leases are free at once; starts none any more."""
+        self._stopping = True
+        await asyncio.gather(*map(self._stop, tuple(self._tasks)))
 
     async def _stop(self, name: str) -> None:
         task = self._tasks.pop(name, None)

@@ -1,0 +1,1 @@
+"""Storage behind transform's ports: tables and outputs, stored recipes and their states, runs, leases."""

@@ -39,8 +39,10 @@ class Tables(Protocol):
     async def create(self, name: str, schema: pa.Schema, *, event_time_column: str, description: str) -> TableFacts:
         """Raises ResourceExists, UnsupportedType."""
 
-    async def empty(self, table: TableFacts) -> TableFacts:
-        """The table without its rows: deleted and made again with the same definition, under another uid. Raises TableHasDependents."""
+    async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
+        """The table without its rows: deleted and made again with the same definition, under another uid.
+
+        `owner`: the transform that fills it. Raises TableHasDependents when anything else uses it."""
 
     def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[int]:
         """Newest versions that changed rows, as they land; ends when the table is deleted. Raises TableRecreated, VersionExpired.

@@ -102,13 +102,13 @@ class Tables:
             table.redefine(stored)
         return await self._state(stored)
 
-    async def delete(self, name: str, *, etag: str, request: RequestMark) -> None:
-        """Raises TableNotFound, EtagMismatch, TableHasDependents (metadata names the first)."""
+    async def delete(self, name: str, *, etag: str, request: RequestMark, ignored_user: str = "") -> None:
+        """Raises TableNotFound, EtagMismatch, TableHasDependents (metadata names the first; `ignored_user` is none)."""
         table_name(name)
         if await self._catalog.outcome(request):
             return
         row = await self._row(name)
-        if users := await self._dependents.of(name):
+        if users := [user for user in await self._dependents.of(name) if user != ignored_user]:
             raise errors.TableHasDependents(
                 f"{users[0]} uses `{name}`",
                 metadata={"dependents": ",".join(users[:20])},

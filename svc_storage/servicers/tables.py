@@ -47,7 +47,7 @@ class TableRpcs:
 
     async def DeleteTable(self, request: pb.DeleteTableRequest, context: Any) -> pb.DeleteTableResponse:
         mark = request_mark(request, caller().principal)
-        await self._tables.delete(request.name, etag=request.etag, request=mark)
+        await self._tables.delete(request.name, etag=request.etag, request=mark, ignored_user=request.ignore_dependent)
         return pb.DeleteTableResponse()
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:

@@ -48,7 +48,7 @@ class MemoryTables:
         self._tables[name] = _Table(facts, [schema.empty_table()])
         return facts
 
-    async def empty(self, table: TableFacts) -> TableFacts:
+    async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
         del self._tables[table.name]
         return await self.create(table.name, table.schema, event_time_column=table.event_time_column)
 

@@ -89,7 +89,7 @@ class Runner:
             if outcome.step.replaces_output:
                 reason = outcome.step.reason
                 await output.close()
-                output = await self._outputs.open(await self._tables.empty(table), recipe, epoch)
+                output = await self._outputs.open(await self._tables.empty(table, owner=recipe.name), recipe, epoch)
                 outcome = await self._plan(recipe, output, refresh=False)
                 outcome = replace(outcome, step=replace(outcome.step, reason=reason))
             if outcome.step.empty:

@@ -444,22 +444,26 @@ class DeleteTableRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    IGNORE_DEPENDENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any unique string, at most 128 characters. A repeat within 24 h gives the first answer."""
     name: _builtins.str
     """Full name."""
     etag: _builtins.str
     """When set, must match, else ABORTED ETAG_MISMATCH."""
+    ignore_dependent: _builtins.str
+    """Full name of a resource that does not count as a dependent: a transform that rebuilds its output deletes and creates it."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
         etag: _builtins.str = ...,
+        ignore_dependent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "ignore_dependent", b"ignore_dependent", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

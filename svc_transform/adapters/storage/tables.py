@@ -57,10 +57,10 @@ class StorageTables:
         )
         return _facts(answer.table)
 
-    async def empty(self, table: TableFacts) -> TableFacts:
+    async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
         """Between the two steps the table is missing; a worker that dies there makes it anew from the recipe's columns."""
         before = await self._table(table.name)
-        request = storage_pb2.DeleteTableRequest(request_id=new_request_id(), name=table.name)
+        request = storage_pb2.DeleteTableRequest(request_id=new_request_id(), name=table.name, ignore_dependent=owner)
         await call(
             self._connection,
             self._stub.DeleteTable,

@@ -142,9 +142,9 @@ class StorageFiles:
         after_version: int | None = None,
         storage_columns: bool = False,
     ) -> PinnedTable:
-        request = storage_pb2.PlanReadRequest(
-            table=name, table_uid=uid, version=version, after_version=after_version, max_splits=1
-        )
+        request = storage_pb2.PlanReadRequest(table=name, table_uid=uid, after_version=after_version, max_splits=1)
+        if version is not None:
+            request.version = version
         connection = self._connection()
         planned = await plan(connection, request)
         if storage_columns and not name.endswith(DEAD_LETTERS):
@@ -227,9 +227,12 @@ async def _direct(connection: Connection, name: str, token: bytes, root: Path) -
     request = storage_pb2.ListSplitFilesRequest(split_token=token)
     found: list[str] = []
     usable = True
-    messages: Resumed[storage_pb2.ListSplitFilesResponse] = Resumed(
-        lambda: (found.clear(), stub.ListSplitFiles(request, metadata=connection.metadata(name)))[1]
-    )
+
+    def listing() -> object:
+        found.clear()  # a broken listing starts from its beginning
+        return stub.ListSplitFiles(request, metadata=connection.metadata(name))
+
+    messages: Resumed[storage_pb2.ListSplitFilesResponse] = Resumed(listing)
     async with messages:
         async for message in messages:
             if message.HasField("end"):

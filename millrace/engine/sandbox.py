@@ -63,6 +63,26 @@ def parse(sql: str) -> Parsed:
     return found
 
 
+def with_total_order(sql: str, columns: int) -> str:
+    """An accepted text whose ties are broken by all its `columns`, after whatever order it asks for itself."""
+    tree = _PARSER.tree(sql)
+    modifiers = tree["statements"][0]["node"]["modifiers"]
+    order = next((m for m in modifiers if m.get("type") == "ORDER_MODIFIER"), None)
+    if order is None:
+        return f"SELECT * FROM ({sql.strip().rstrip(';')}\n) ORDER BY ALL"
+    template = order["orders"][0]
+    if template["expression"].get("class") == "STAR":  # ORDER BY ALL
+        return sql
+    for position in range(1, columns + 1):
+        ordinal = {"class": "CONSTANT", "type": "VALUE_CONSTANT", "alias": "", "literal": _integer(position)}
+        order["orders"].append({**template, "type": "ASC", "expression": ordinal})
+    return _PARSER.text(tree)
+
+
+def _integer(value: int) -> dict[str, str]:
+    return {"kind": "INTEGER", "text": str(value)}
+
+
 class _Parser:
     """A connection that never sees data: it only turns text into a tree. Made at first use, one per process."""
 
@@ -71,15 +91,29 @@ class _Parser:
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def serialise(self, sql: str) -> dict[str, Any]:
+        """Without what is empty: quick to walk."""
+        brief = "SELECT json_serialize_sql($1, skip_null := true, skip_empty := true, skip_default := true)"
+        return self._tree(brief, sql)
+
+    def tree(self, sql: str) -> dict[str, Any]:
+        """With everything, so that `text` can write it again."""
+        return self._tree("SELECT json_serialize_sql($1)", sql)
+
+    def text(self, tree: dict[str, Any]) -> str:
+        return self._ask("SELECT json_deserialize_sql($1::JSON)", json.dumps(tree))
+
+    def _tree(self, question: str, sql: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._ask(question, sql))
+        return found
+
+    def _ask(self, question: str, argument: str) -> str:
         with self._lock:
             if self._connection is None:
                 config: _Config = {"threads": "1", "memory_limit": "256MB", "autoload_known_extensions": "false"}
                 self._connection = duckdb.connect(":memory:", config=config)
                 self._connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-            row = self._connection.execute(
-                "SELECT json_serialize_sql($1, skip_null := true, skip_empty := true, skip_default := true)", [sql]
-            ).fetchone()
-        return json.loads(row[0]) if row else {}
+            rows = self._connection.execute(question, [argument]).fetchall()
+        return str(rows[0][0])
 
 
 _PARSER = _Parser()

@@ -68,7 +68,7 @@ class Resolved:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(part.name for part in (*self.dimensions, *self.measures))
+        return (*(d.name for d in self.dimensions), *(m.name for m in self.measures))
 
 
 def time_column(spec: Spec, event_time_column: str) -> str:
@@ -95,7 +95,7 @@ def resolve(spec: Spec, schema: pa.Schema, event_time_column: str, high_us: int 
     columns = {field.name: field.type for field in schema}
     dimensions = _dimensions(spec, columns, event_time_column)
     measures = tuple(_measure(m, columns, f"spec.measures[{i}]") for i, m in enumerate(spec.measures))
-    names = [part.name for part in (*dimensions, *measures)]
+    names = [*(d.name for d in dimensions), *(m.name for m in measures)]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise FieldInvalid(f"two columns of the result are called `{name}`", field="spec")

@@ -1,7 +1,7 @@
 """Buckets and bins: the key a row falls under, the label people see, and the axis of all keys between two ends.
 
-A key is whatever is cheap and exact: the number of a bucket of fixed length, a local calendar date, the number of a bin. Labels are made once
-per group, after grouping.
+A key is whatever is cheap and exact: the number of a bucket of fixed length, a local calendar date, the number of a bin.
+Labels are made once per group, after grouping.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 class Axis(Protocol):
     """How one dimension is cut."""
 
-    def key(self, value: exp.Expression) -> exp.Expression:
+    def key(self, value: exp.Expr) -> exp.Expr:
         """The key of a value of the column; NULL where it lies in no bucket."""
 
-    def label(self, key: exp.Expression) -> exp.Expression:
+    def label(self, key: exp.Expr) -> exp.Expr:
         """What people see."""
 
-    def keys(self, low: exp.Expression, high: exp.Expression) -> exp.Expression:
+    def keys(self, low: exp.Expr, high: exp.Expr) -> exp.Expr:
         """A list of all keys from `low` to `high`, both included; NULL when one of them is. Raises in the engine beyond MAX_KEYS."""
 
-    def ends(self) -> tuple[exp.Expression | None, exp.Expression | None]:
+    def ends(self) -> tuple[exp.Expr | None, exp.Expr | None]:
         """Keys where the axis begins and ends whatever the data say; None: where the data do."""
 
 
@@ -48,19 +48,19 @@ def _us(day: dt.datetime) -> int:
     return (day - _EPOCH) // dt.timedelta(microseconds=1)
 
 
-def floor_div(value: exp.Expression, width: int) -> exp.Expression:
+def floor_div(value: exp.Expr, width: int) -> exp.Expr:
     """`value` // `width` rounded down also below zero (DuckDB's `//` rounds towards it)."""
     below = exp.LT(this=exp.Paren(this=exp.Mod(this=value.copy(), expression=number(width))), expression=number(0))
     quotient = exp.IntDiv(this=exp.Paren(this=value.copy()), expression=number(width))
     return exp.Paren(this=exp.Sub(this=exp.Paren(this=quotient), expression=cast(exp.Paren(this=below), "BIGINT")))
 
 
-def _guarded(count: exp.Expression, keys: exp.Expression) -> exp.Expression:
+def _guarded(count: exp.Expr, keys: exp.Expr) -> exp.Expr:
     too_many = exp.GT(this=exp.Paren(this=count), expression=number(MAX_KEYS))
     return exp.Case(ifs=[exp.If(this=too_many, true=call("error", exp.Literal.string(TOO_MANY_BUCKETS)))], default=keys)
 
 
-def _number_range(low: exp.Expression, high: exp.Expression) -> exp.Expression:
+def _number_range(low: exp.Expr, high: exp.Expr) -> exp.Expr:
     keys = call("range", low.copy(), exp.Add(this=high.copy(), expression=number(1)))
     return _guarded(exp.Sub(this=high.copy(), expression=low.copy()), keys)
 
@@ -72,31 +72,32 @@ class FixedLength:
     width: int
     origin: int = 0
 
-    def key(self, value: exp.Expression) -> exp.Expression:
+    def key(self, value: exp.Expr) -> exp.Expr:
         micros = call("epoch_us", value)
         since = exp.Paren(this=exp.Sub(this=micros, expression=number(self.origin))) if self.origin else micros
         return floor_div(since, self.width)
 
-    def label(self, key: exp.Expression) -> exp.Expression:
-        micros = exp.Mul(this=key, expression=number(self.width))
+    def label(self, key: exp.Expr) -> exp.Expr:
+        micros: exp.Expr = exp.Mul(this=key, expression=number(self.width))
         if self.origin:
             micros = exp.Add(this=exp.Paren(this=micros), expression=number(self.origin))
         return call("make_timestamptz", micros)
 
-    def keys(self, low: exp.Expression, high: exp.Expression) -> exp.Expression:
+    def keys(self, low: exp.Expr, high: exp.Expr) -> exp.Expr:
         return _number_range(low, high)
 
     def ends(self) -> tuple[None, None]:
         return None, None
 
 
-def at_zone(zone: str, value: exp.Expression) -> exp.Expression:
+def at_zone(zone: str, value: exp.Expr) -> exp.Expr:
     """An instant as wall-clock time of `zone`, or the other way round."""
     return call("timezone", exp.Literal.string(zone), value)
 
 
-def first_instant(zone: str, wall: exp.Expression) -> exp.Expression:
-    """The first instant at which clocks of `zone` showed `wall`: where an hour is repeated at midnight, a day begins with the first of the two."""
+def first_instant(zone: str, wall: exp.Expr) -> exp.Expr:
+    """The first instant at which clocks of `zone` showed `wall`: where the hour at midnight is repeated, a day begins with the
+    first of the two."""
     later = at_zone(zone, wall.copy())
     earlier = exp.Paren(this=exp.Sub(this=later.copy(), expression=call("to_hours", 1)))
     repeated = exp.EQ(this=at_zone(zone, earlier.copy()), expression=wall.copy())
@@ -111,13 +112,13 @@ class Calendar:
     days: int = 0
     months: int = 0
 
-    def key(self, value: exp.Expression) -> exp.Expression:
+    def key(self, value: exp.Expr) -> exp.Expr:
         return call("time_bucket", self._step(), at_zone(self.zone, value), self._origin())
 
-    def label(self, key: exp.Expression) -> exp.Expression:
+    def label(self, key: exp.Expr) -> exp.Expr:
         return first_instant(self.zone, key)
 
-    def keys(self, low: exp.Expression, high: exp.Expression) -> exp.Expression:
+    def keys(self, low: exp.Expr, high: exp.Expr) -> exp.Expr:
         days = exp.Sub(this=cast(high.copy(), "DATE"), expression=cast(low.copy(), "DATE"))
         count = exp.IntDiv(this=exp.Paren(this=days), expression=number(self.days or 28 * self.months))
         return _guarded(count, call("generate_series", low.copy(), high.copy(), self._step()))
@@ -125,10 +126,10 @@ class Calendar:
     def ends(self) -> tuple[None, None]:
         return None, None
 
-    def _step(self) -> exp.Expression:
+    def _step(self) -> exp.Expr:
         return call("to_months", self.months) if self.months else call("to_days", self.days)
 
-    def _origin(self) -> exp.Expression:
+    def _origin(self) -> exp.Expr:
         return cast(exp.Literal.string("2000-01-01" if self.months else "2000-01-03"), "TIMESTAMP")
 
 
@@ -140,16 +141,16 @@ class HoursOfDay:
     zone: str
     hours: int
 
-    def key(self, value: exp.Expression) -> exp.Expression:
+    def key(self, value: exp.Expr) -> exp.Expr:
         start = call("epoch_us", self._midnight(value.copy()))
         since = exp.Paren(this=exp.Sub(this=call("epoch_us", value.copy()), expression=start.copy()))
         into = exp.Mul(this=floor_div(since, self._width), expression=number(self._width))
         return exp.Paren(this=exp.Add(this=start, expression=into))
 
-    def label(self, key: exp.Expression) -> exp.Expression:
+    def label(self, key: exp.Expr) -> exp.Expr:
         return call("make_timestamptz", key)
 
-    def keys(self, low: exp.Expression, high: exp.Expression) -> exp.Expression:
+    def keys(self, low: exp.Expr, high: exp.Expr) -> exp.Expr:
         """Day by day: from each midnight in steps of `hours` up to the next midnight."""
         day = exp.column("d")
         days = call(
@@ -180,10 +181,10 @@ class HoursOfDay:
     def _width(self) -> int:
         return self.hours * 3600 * _SECOND
 
-    def _midnight(self, value: exp.Expression) -> exp.Expression:
+    def _midnight(self, value: exp.Expr) -> exp.Expr:
         return first_instant(self.zone, call("date_trunc", exp.Literal.string("day"), at_zone(self.zone, value)))
 
-    def _local_day(self, key: exp.Expression) -> exp.Expression:
+    def _local_day(self, key: exp.Expr) -> exp.Expr:
         return call("date_trunc", exp.Literal.string("day"), at_zone(self.zone, call("make_timestamptz", key.copy())))
 
 
@@ -223,14 +224,14 @@ class BinAxis:
     whole: bool
     """True for integer columns with whole width and anchor: no rounding can go wrong."""
 
-    def key(self, value: exp.Expression) -> exp.Expression:
+    def key(self, value: exp.Expr) -> exp.Expr:
         number_ = cast(value, "DOUBLE")
         raw = self._corrected(number_, self._floor(number_))
         inside = call("isfinite", number_.copy())
         ifs = [exp.If(this=inside, true=self._clamped(raw))]
         return exp.Case(ifs=ifs, default=self._beyond(number_))
 
-    def label(self, key: exp.Expression) -> exp.Expression:
+    def label(self, key: exp.Expr) -> exp.Expr:
         edge = exp.Add(
             this=exp.Paren(this=exp.Mul(this=cast(key, "DOUBLE"), expression=double(self.bins.width))),
             expression=double(self._anchor),
@@ -240,10 +241,10 @@ class BinAxis:
             return rounded
         return call("least", rounded, double(self.bins.clamp_high))
 
-    def keys(self, low: exp.Expression, high: exp.Expression) -> exp.Expression:
+    def keys(self, low: exp.Expr, high: exp.Expr) -> exp.Expr:
         return _number_range(low, high)
 
-    def ends(self) -> tuple[exp.Expression | None, exp.Expression | None]:
+    def ends(self) -> tuple[exp.Expr | None, exp.Expr | None]:
         low = number(0) if self.bins.clamp_low is not None else None
         high = number(self._last) if self.bins.clamp_high is not None else None
         return low, high
@@ -264,12 +265,12 @@ class BinAxis:
         high = self.bins.clamp_high or 0.0
         return math.ceil(round((Decimal(repr(high)) - Decimal(repr(self._anchor))) / Decimal(repr(self.bins.width)), 9))
 
-    def _floor(self, value: exp.Expression) -> exp.Expression:
+    def _floor(self, value: exp.Expr) -> exp.Expr:
         offset = exp.Paren(this=exp.Sub(this=value.copy(), expression=double(self._anchor)))
         quotient = exp.Paren(this=exp.Div(this=offset, expression=double(self.bins.width)))
         return exp.TryCast(this=call("floor", quotient), to=exp.DataType.build("BIGINT"))
 
-    def _corrected(self, value: exp.Expression, key: exp.Expression) -> exp.Expression:
+    def _corrected(self, value: exp.Expr, key: exp.Expr) -> exp.Expr:
         """A value that equals an edge belongs to the bin that begins there, also where the division rounds (0.3 / 0.1 < 3)."""
         if self.whole:
             return key
@@ -283,16 +284,16 @@ class BinAxis:
         ]
         return exp.Case(ifs=ifs, default=key)
 
-    def _edge(self, key: exp.Expression) -> exp.Expression:
+    def _edge(self, key: exp.Expr) -> exp.Expr:
         scaled = exp.Mul(this=cast(key.copy(), "DOUBLE"), expression=double(self.bins.width))
         return call("round", exp.Add(this=exp.Paren(this=scaled), expression=double(self._anchor)), self._digits)
 
-    def _clamped(self, key: exp.Expression) -> exp.Expression:
+    def _clamped(self, key: exp.Expr) -> exp.Expr:
         if self.bins.clamp_low is not None:
             key = call("greatest", key, 0)
         return call("least", key, self._last) if self.bins.clamp_high is not None else key
 
-    def _beyond(self, value: exp.Expression) -> exp.Expression:
+    def _beyond(self, value: exp.Expr) -> exp.Expr:
         """Infinities go where the clamps say; NaN, NULL and an infinity without a clamp lie in no bin."""
         ifs = []
         if self.bins.clamp_high is not None:
@@ -307,7 +308,7 @@ def _decimals(value: float) -> int:
     return min(15, max(0, -exponent)) if isinstance(exponent, int) else 0
 
 
-def bounds(axis: Axis, start_us: int | None, end_us: int | None) -> tuple[exp.Expression | None, exp.Expression | None]:
+def bounds(axis: Axis, start_us: int | None, end_us: int | None) -> tuple[exp.Expr | None, exp.Expr | None]:
     """The axis' ends where the time range says them: the bucket of the first and of the last microsecond."""
     low = None if start_us is None else axis.key(instant(start_us))
     high = None if end_us is None else axis.key(instant(end_us - 1))
@@ -318,5 +319,5 @@ def key_name(index: int) -> str:
     return f"k{index}"
 
 
-def key_column(index: int, table: str = "") -> exp.Expression:
+def key_column(index: int, table: str = "") -> exp.Expr:
     return column(key_name(index), table)

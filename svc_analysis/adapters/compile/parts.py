@@ -18,14 +18,14 @@ _PARTS = {
 }
 
 
-def time_part(part: TimePart) -> exp.Expression:
+def time_part(part: TimePart) -> exp.Expr:
     """A part of the local time, as a 64-bit integer."""
     value = column(part.column)
     local = call("make_timestamp", call("epoch_us", value)) if part.zone == "UTC" else at_zone(part.zone, value)
     return call("date_part", exp.Literal.string(_PARTS[part.part]), local)
 
 
-def measure(asked: Measure, columns: dict[str, pa.DataType]) -> exp.Expression:
+def measure(asked: Measure, columns: dict[str, pa.DataType]) -> exp.Expr:
     """One number per group."""
     if asked.aggregate is Aggregate.SHARE:
         return _share(asked)
@@ -37,14 +37,14 @@ def measure(asked: Measure, columns: dict[str, pa.DataType]) -> exp.Expression:
     return _typed(asked, exp.Filter(this=aggregate, expression=where), columns)
 
 
-def _share(asked: Measure) -> exp.Expression:
+def _share(asked: Measure) -> exp.Expr:
     assert asked.where is not None, "resolve() saw to it"
     chosen = exp.Filter(this=call("count", exp.Star()), expression=exp.Where(this=condition(asked.where)))
     rows = call("nullif", call("count", exp.Star()), 0)
     return exp.Div(this=cast(chosen, "DOUBLE"), expression=rows)
 
 
-def _aggregate(asked: Measure, value: exp.Expression, kind: pa.DataType | None) -> exp.Expression:
+def _aggregate(asked: Measure, value: exp.Expr, kind: pa.DataType | None) -> exp.Expr:
     if asked.aggregate is Aggregate.COUNT_DISTINCT:
         return exp.Count(this=exp.Distinct(expressions=[value]))
     if asked.aggregate is Aggregate.QUANTILE:
@@ -61,7 +61,7 @@ def _aggregate(asked: Measure, value: exp.Expression, kind: pa.DataType | None) 
     return call(names[asked.aggregate], value)
 
 
-def _typed(asked: Measure, aggregate: exp.Expression, columns: dict[str, pa.DataType]) -> exp.Expression:
+def _typed(asked: Measure, aggregate: exp.Expr, columns: dict[str, pa.DataType]) -> exp.Expr:
     """Sums of integers are 128 bits wide in DuckDB: a chart wants a number, and beyond 64 bits an error."""
     if asked.aggregate is Aggregate.SUM and pa.types.is_integer(columns[asked.column]):
         return cast(aggregate, "BIGINT")

@@ -1,7 +1,7 @@
 """A resolved spec as one SELECT.
 
-Without buckets it is a plain SELECT. With them, the groups are computed once (`g`), every bucket between the ends is made (`a0`, …), and the groups are
-joined to it: an empty bucket is a row like any other, filled as asked.
+Without buckets it is a plain SELECT. With them, the groups are computed once (`g`), every bucket between the ends is made
+(`a0`, …), and the groups are joined to it: an empty bucket is a row like any other, filled as asked.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def _finished(query: exp.Select, order: list[OrderKey], limit: int) -> exp.Selec
     return query.limit(limit, copy=False) if limit else query
 
 
-def _rows_of(spec: Resolved, source: exp.Expression) -> exp.Select:
+def _rows_of(spec: Resolved, source: exp.Expr) -> exp.Select:
     """FROM and WHERE."""
-    conditions: list[exp.Expression] = []
+    conditions: list[exp.Expr] = []
     if spec.window is not None:
         value = column(spec.window.column)
         if spec.window.empty:
@@ -69,7 +69,7 @@ def _rows_of(spec: Resolved, source: exp.Expression) -> exp.Select:
     return query if where is None else query.where(where)
 
 
-def _plain(spec: Resolved, source: exp.Expression) -> exp.Select:
+def _plain(spec: Resolved, source: exp.Expr) -> exp.Select:
     query = _rows_of(spec, source)
     inner: exp.Select = query
     for dimension in spec.dimensions:
@@ -82,7 +82,7 @@ def _plain(spec: Resolved, source: exp.Expression) -> exp.Select:
     return exp.select(*(column(name) for name in spec.names)).from_(inner.subquery("r"))
 
 
-def _value(dimension: Dimension, columns: dict[str, pa.DataType]) -> exp.Expression:
+def _value(dimension: Dimension, columns: dict[str, pa.DataType]) -> exp.Expr:
     expression = dimension.expression
     if isinstance(expression, Column):
         return column(expression.column)
@@ -107,15 +107,15 @@ class _Cut:
 
     index: int
     axis: Axis
-    low: exp.Expression | None
-    high: exp.Expression | None
+    low: exp.Expr | None
+    high: exp.Expr | None
 
     @property
     def table(self) -> str:
         return f"a{self.index}"
 
 
-def _filled(spec: Resolved, source: exp.Expression) -> exp.Select:
+def _filled(spec: Resolved, source: exp.Expr) -> exp.Select:
     cuts = [_cut(spec, index) for index, d in enumerate(spec.dimensions) if isinstance(d.expression, TimeBucket | Bins)]
     others = [index for index in range(len(spec.dimensions)) if index not in {cut.index for cut in cuts}]
     query = exp.Select().with_("g", as_=_groups(spec, source, cuts), materialized=True, copy=False)
@@ -144,7 +144,7 @@ def _cut(spec: Resolved, index: int) -> _Cut:
     return _Cut(index, axis, low, high)
 
 
-def _groups(spec: Resolved, source: exp.Expression, cuts: list[_Cut]) -> exp.Select:
+def _groups(spec: Resolved, source: exp.Expr, cuts: list[_Cut]) -> exp.Select:
     axes = {cut.index: cut.axis for cut in cuts}
     query = _rows_of(spec, source)
     for index, dimension in enumerate(spec.dimensions):
@@ -207,15 +207,16 @@ def _labelled(query: exp.Select, spec: Resolved, cuts: list[_Cut], others: list[
     return exp.select(*(column(name) for name in spec.names)).from_(inner.subquery("r"))
 
 
-def _or_zero(value: exp.Expression) -> exp.Expression:
+def _or_zero(value: exp.Expr) -> exp.Expr:
     """0 where the bucket is empty; a NULL that was computed stays one."""
     return exp.Case(ifs=[exp.If(this=column("present"), true=value)], default=number(0))
 
 
 def _with_last(query: exp.Select, spec: Resolved, cuts: list[_Cut], others: list[int]) -> exp.Select:
-    """Each bucket takes its row's values or those of the last bucket before it that has a row: `s` counts rows so far, so it names that bucket."""
+    """Each bucket takes its row's values or those of the last bucket before it that has a row: `s` counts rows so far, so it
+    names that bucket."""
     along = cuts[0].index
-    apart = [index for index in (*others, *(cut.index for cut in cuts[1:]))]
+    apart = [*others, *(cut.index for cut in cuts[1:])]
     so_far = exp.Window(
         this=exp.Filter(this=call("count", exp.Star()), expression=exp.Where(this=column("present"))),
         partition_by=[key_column(index) for index in apart],
@@ -231,3 +232,9 @@ def _with_last(query: exp.Select, spec: Resolved, cuts: list[_Cut], others: list
         )
         query = query.select(named(first, asked.name), copy=False)
     return query
+
+
+def compile_highest(name: str, schema: str, table: str) -> str:
+    """The highest value of a timestamp column, in microseconds since 1970, as `high`."""
+    source = exp.Table(this=exp.to_identifier(table, quoted=True), db=exp.to_identifier(schema, quoted=True))
+    return render(exp.select(named(call("epoch_us", call("max", column(name))), "high")).from_(source))

@@ -30,46 +30,46 @@ class _Generator(DuckDB.Generator):
         return f"lambda {names}: {self.sql(expression, 'this')}"
 
 
-def render(query: exp.Expression) -> str:
+def render(query: exp.Expr) -> str:
     """The text that DuckDB runs."""
     return str(_Generator(dialect=DuckDB()).generate(query))
 
 
-def column(name: str, table: str = "") -> exp.Expression:
+def column(name: str, table: str = "") -> exp.Expr:
     return exp.column(
         exp.to_identifier(name, quoted=True), table=exp.to_identifier(table, quoted=True) if table else None
     )
 
 
-def named(expression: exp.Expression, name: str) -> exp.Expression:
+def named(expression: exp.Expr, name: str) -> exp.Expr:
     return exp.alias_(expression, exp.to_identifier(name, quoted=True), quoted=True)
 
 
-def call(name: str, *arguments: exp.Expression | int) -> exp.Expression:
+def call(name: str, *arguments: exp.Expr | int) -> exp.Expr:
     """A function exactly as DuckDB knows it: sqlglot translates nothing inside."""
     return exp.Anonymous(this=name, expressions=[number(a) if isinstance(a, int) else a for a in arguments])
 
 
-def number(value: int) -> exp.Expression:
+def number(value: int) -> exp.Expr:
     return exp.Literal.number(value) if value >= 0 else exp.Paren(this=exp.Neg(this=exp.Literal.number(-value)))
 
 
-def cast(expression: exp.Expression, kind: str) -> exp.Expression:
+def cast(expression: exp.Expr, kind: str) -> exp.Expr:
     return exp.Cast(this=expression, to=exp.DataType.build(kind, dialect="duckdb"))
 
 
-def double(value: float) -> exp.Expression:
+def double(value: float) -> exp.Expr:
     """Exactly `value`: `repr` is the shortest text that reads back the same."""
     return cast(exp.Literal.string("NaN" if math.isnan(value) else repr(value)), "DOUBLE")
 
 
-def instant(micros: int) -> exp.Expression:
+def instant(micros: int) -> exp.Expr:
     """A TIMESTAMPTZ, microseconds since 1970; a constant, so that scans can skip row groups."""
     moment = _EPOCH + dt.timedelta(microseconds=micros)
     return cast(exp.Literal.string(moment.isoformat(" ")), "TIMESTAMPTZ")
 
 
-def literal(value: Scalar) -> exp.Expression:
+def literal(value: Scalar) -> exp.Expr:
     """A typed constant. Text goes in as a string literal, never as SQL."""
     if isinstance(value, bool):
         return exp.true() if value else exp.false()
@@ -92,7 +92,7 @@ def _decimal_type(value: Decimal) -> str:
     return f"DECIMAL(38, {min(scale, 38)})"
 
 
-def _temporal(value: dt.date | dt.time | dt.datetime | dt.timedelta) -> exp.Expression:
+def _temporal(value: dt.date | dt.time | dt.datetime | dt.timedelta) -> exp.Expr:
     if isinstance(value, dt.datetime):
         kind = "TIMESTAMPTZ" if value.tzinfo else "TIMESTAMP"
         return cast(exp.Literal.string(value.isoformat(" ")), kind)
@@ -103,7 +103,7 @@ def _temporal(value: dt.date | dt.time | dt.datetime | dt.timedelta) -> exp.Expr
     return call("to_microseconds", cast(exp.Literal.string(str(value // dt.timedelta(microseconds=1))), "BIGINT"))
 
 
-def condition(asked: Condition) -> exp.Expression:
+def condition(asked: Condition) -> exp.Expr:
     """Always in parentheses where it could be read otherwise."""
     if isinstance(asked, Compare):
         return _OPS[asked.op](this=column(asked.column), expression=literal(asked.value))
@@ -119,9 +119,9 @@ def condition(asked: Condition) -> exp.Expression:
     return exp.and_(*inner) if inner else exp.true()
 
 
-def is_not_null(expression: exp.Expression) -> exp.Expression:
+def is_not_null(expression: exp.Expr) -> exp.Expr:
     return exp.Not(this=exp.Is(this=expression, expression=exp.Null()))
 
 
-def conjunction(conditions: list[exp.Expression]) -> exp.Expression | None:
+def conjunction(conditions: list[exp.Expr]) -> exp.Expr | None:
     return exp.and_(*conditions) if conditions else None

@@ -14,6 +14,7 @@ import pytest
 from millrace.engine.instance import open_instance
 from millrace.engine.pinned import Limits, PinnedTable, Statement
 from millrace.engine.run import Engine
+from millrace.engine.sandbox import with_total_order
 from millrace.errors import DeadlineTooShort, FileMissing, MemoryLimit, SqlInvalid, TooManyStreams
 from tests.unit.engine.conftest import SCHEMA, Pin, ref, rows
 
@@ -172,3 +173,32 @@ def test_why_the_parse_check_is_needed(tmp_path: Path, pin: Pin) -> None:
     connection = open_instance({ref("t"): table}, Limits(), threads=1, temp_directory=str(tmp_path / "spill"))
     connection.execute(f"copy (select 1 as a) to '{table.files[0]}' (format parquet, use_tmp_file false)")
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select kind, id from t",
+        "select kind, id from t;",
+        "select kind, id from t order by kind desc",
+        "select kind, id from t order by all",
+        "select kind, id from t order by kind limit 6",
+        "select kind, count(*) as n from t group by all order by n",
+        "select 1 as a union all select 0 order by 1",
+        "with x as (select kind, $p as p, cast(value as decimal(10, 2)) as v, list_transform([1], lambda y: y + 1) from t) "
+        "select * from x order by kind -- the end",
+    ],
+)
+async def test_ties_are_broken_and_the_asked_order_kept(engine: Engine, pin: Pin, sql: str) -> None:
+    params = {"p": 1} if "$p" in sql else {}
+    tables = {ref("t"): pin(rows())}
+    plain = await engine.table(Statement(sql=sql, params=params), tables)
+    ordered = with_total_order(sql, plain.num_columns)
+    found = await engine.table(Statement(sql=ordered, params=params), tables)
+    if "limit" not in sql:  # where ties meet a limit, the order decides which rows stay
+        assert sorted(map(repr, found.to_pylist())) == sorted(map(repr, plain.to_pylist()))
+    first = found.column(0).to_pylist()
+    if "order by kind desc" in sql:
+        assert (first, found["id"].to_pylist()) == (["b"] * 5 + ["a"] * 5, [1, 3, 5, 7, 9, 0, 2, 4, 6, 8])
+    else:
+        assert first == sorted(first)

@@ -1,0 +1,90 @@
+"""The engine and both languages: millrace.engine behind this service's ports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pyarrow as pa
+
+from millrace.arrow.types import canonical_schema, normalise
+from millrace.engine import run
+from millrace.engine.names import ALL, TableRef, bare_name
+from millrace.engine.pinned import PinnedTable
+from millrace.engine.pinned import Statement as EngineStatement
+from millrace.engine.sandbox import parse, with_total_order
+from svc_analysis.adapters.compile.queries import compile_highest, compile_spec
+from svc_analysis.domain.resolve import Resolved
+from svc_analysis.ports import Pinned, Ref, Result, Statement, Text
+
+_SCHEMA = "q"
+"""Where compiled questions see their table: a schema of its own, so that a table may bear any name that a namespace may."""
+
+
+class DuckDbResult:
+    """Batches in canonical types."""
+
+    def __init__(self, result: run.Result) -> None:
+        self._result = result
+        self._schema: pa.Schema = canonical_schema(result.schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    async def __aiter__(self) -> AsyncIterator[pa.RecordBatch]:
+        async for batch in self._result:
+            yield normalise(batch)
+
+
+class DuckDbEngine:
+    """`svc_analysis.ports.Engine`."""
+
+    def __init__(self, engine: run.Engine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def open(
+        self,
+        statement: Statement,
+        tables: Mapping[Ref, Pinned],
+        *,
+        deadline_s: float | None = None,
+        deterministic: bool = False,
+    ) -> AsyncIterator[Result]:
+        opened = self._engine.open(
+            EngineStatement(sql=statement.sql, params=statement.params),
+            cast(Mapping[TableRef, PinnedTable], tables),
+            deadline_s=deadline_s,
+            deterministic=deterministic,
+        )
+        async with opened as result:
+            yield DuckDbResult(result)
+
+
+class DuckDbLanguage:
+    """`svc_analysis.ports.Language`."""
+
+    def parse(self, sql: str, namespace: str) -> Text:
+        parsed = parse(sql)
+        return Text(
+            tables={ref: ref.full_name(namespace) for ref in parsed.tables},
+            parameters=frozenset(parsed.parameters),
+            volatile=frozenset(parsed.volatile),
+        )
+
+    def total_order(self, sql: str, columns: int) -> str:
+        return with_total_order(sql, columns)
+
+    def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
+        ref = _ref(table, storage_columns)
+        return compile_spec(spec, ref.schema, ref.name, total_order=total_order), ref
+
+    def highest(self, column: str, table: str, *, storage_columns: bool) -> tuple[str, Ref]:
+        ref = _ref(table, storage_columns)
+        return compile_highest(column, ref.schema, ref.name), ref
+
+
+def _ref(table: str, storage_columns: bool) -> TableRef:
+    return TableRef(_SCHEMA, bare_name(table) + (ALL if storage_columns else ""))

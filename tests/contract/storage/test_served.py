@@ -13,29 +13,18 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from millrace.server.runtime import ServiceSpec
 from millrace.server.testing import Served, running
-from millrace.storage.v1 import (
-    leases_pb2,
-    leases_pb2_grpc,
-    resources_pb2,
-    resources_pb2_grpc,
-    storage_pb2,
-    storage_pb2_grpc,
-)
-from millrace.types.v1 import pipeline_pb2, types_pb2
+from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
+from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_to_proto, read_batch
 from millrace.wire.schema import schema_from_proto, schema_to_proto
 from svc_storage.__main__ import compose
 from svc_storage.config import Settings
 from tests.contract.storage.backends import NAME, SCHEMA, rows
-
-SOURCE = "namespaces/default/sources/orders"
 
 
 @pytest.fixture
@@ -49,17 +38,6 @@ async def served(home: Path) -> AsyncIterator[Served]:
 @pytest.fixture
 def storage(served: Served) -> Any:
     return storage_pb2_grpc.StorageServiceStub(served.channel())
-
-
-@pytest.fixture
-def resources(served: Served) -> Any:
-    return resources_pb2_grpc.ResourceServiceStub(served.channel("extract"))
-
-
-def packed(message: Message) -> any_pb2.Any:
-    found = any_pb2.Any()
-    found.Pack(message)
-    return found
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:
@@ -111,97 +89,6 @@ def sha(table: pa.Table) -> str:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
     return hashlib.sha256(sink.getvalue()).hexdigest()
-
-
-# -- resources and leases
-async def test_resources_live_watch_and_die(resources: Any) -> None:
-    spec = packed(pipeline_pb2.ReaderSpec(table=NAME, table_uid="u"))
-    wish = resources_pb2.Resource(name=SOURCE, spec=spec)
-    put = resources_pb2.PutResourceRequest(request_id="r1", resource=wish, on_behalf_of="ada")
-    first = await resources.PutResource(put)
-    assert (first.created, first.resource.owner, first.resource.generation) == (True, "ada", 1)
-    assert await resources.PutResource(put) == first
-    watch = resources.WatchResources(
-        resources_pb2.WatchResourcesRequest(collections=["namespaces/-/sources"], send_initial=True)
-    )
-    assert (await watch.read()).put == first.resource
-    assert (await watch.read()).WhichOneof("event") == "initial_end"
-    update = resources_pb2.UpdateResourceStatusRequest(
-        request_id="r2", name=SOURCE, status=packed(pipeline_pb2.ReaderStatus(version=7)), append_events=[spec, spec]
-    )
-    updated = (await resources.UpdateResourceStatus(update)).resource
-    assert (updated.etag, updated.last_event_sequence) == (first.resource.etag, 2)
-    told = await watch.read()
-    assert (told.put, told.revision) == (updated, updated.revision)
-    got = await resources.GetResource(resources_pb2.GetResourceRequest(name=SOURCE, events_after=1))
-    assert [event.sequence for event in got.events] == [2]
-    listed = await resources.ListResources(resources_pb2.ListResourcesRequest(parent="namespaces/default/sources"))
-    assert (list(listed.resources), listed.next_page_token, listed.revision) == ([updated], "", updated.revision)
-    await resources.DeleteResource(resources_pb2.DeleteResourceRequest(request_id="r3", name=SOURCE))
-    assert (await watch.read()).deleted.uid == updated.uid
-    watch.cancel()
-    with pytest.raises(grpc.aio.AioRpcError) as gone:
-        await resources.GetResource(resources_pb2.GetResourceRequest(name=SOURCE))
-    assert (gone.value.code(), reason(gone.value)) == (grpc.StatusCode.NOT_FOUND, "SOURCE_NOT_FOUND")
-
-
-async def test_pages_of_resources(resources: Any) -> None:
-    spec = packed(pipeline_pb2.ReaderSpec())
-    for name in "cab":
-        wish = resources_pb2.Resource(name=f"namespaces/default/sources/{name}", spec=spec)
-        await resources.PutResource(resources_pb2.PutResourceRequest(request_id=name, resource=wish))
-    names, token = [], ""
-    while True:
-        ask = resources_pb2.ListResourcesRequest(parent="namespaces/-/sources", page_size=2, page_token=token)
-        page = await resources.ListResources(ask)
-        names += [resource.name[-1] for resource in page.resources]
-        if not (token := page.next_page_token):
-            break
-    assert names == ["a", "b", "c"]
-    ask = resources_pb2.ListResourcesRequest(parent="namespaces/-/runs", page_token="AAAA")
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await resources.ListResources(ask)
-    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
-
-
-async def test_people_without_the_role_are_refused(served: Served) -> None:
-    guest = resources_pb2_grpc.ResourceServiceStub(served.channel("guest"))
-    leases = leases_pb2_grpc.LeaseServiceStub(served.channel("guest"))
-    for call in (
-        guest.ListResources(resources_pb2.ListResourcesRequest(parent="namespaces/default/sources")),
-        leases.RenewLease(leases_pb2.RenewLeaseRequest(name="a", epoch=1)),
-    ):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call
-        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        async for _ in guest.WatchResources(
-            resources_pb2.WatchResourcesRequest(collections=["namespaces/default/sources"])
-        ):
-            pass
-    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-
-
-async def test_leases(served: Served) -> None:
-    stub = leases_pb2_grpc.LeaseServiceStub(served.channel("extract"))
-
-    def ask(holder: str, request_id: str) -> leases_pb2.AcquireLeaseRequest:
-        return leases_pb2.AcquireLeaseRequest(
-            request_id=request_id, name="sources/a", holder=holder, ttl=duration_pb2.Duration(seconds=10)
-        )
-
-    first = (await stub.AcquireLease(ask("a", "1"))).lease
-    assert (first.epoch, first.holder, first.ttl.seconds) == (1, "a", 10)
-    assert 5 < first.expire_time.seconds - time.time() < 11
-    with pytest.raises(grpc.aio.AioRpcError) as held:
-        await stub.AcquireLease(ask("b", "2"))
-    assert (held.value.code(), reason(held.value)) == (grpc.StatusCode.FAILED_PRECONDITION, "LEASE_HELD")
-    await stub.RenewLease(leases_pb2.RenewLeaseRequest(name="sources/a", epoch=1))
-    await stub.ReleaseLease(leases_pb2.ReleaseLeaseRequest(name="sources/a", epoch=1))
-    assert (await stub.AcquireLease(ask("b", "3"))).lease.epoch == 2
-    with pytest.raises(grpc.aio.AioRpcError) as lost:
-        await stub.RenewLease(leases_pb2.RenewLeaseRequest(name="sources/a", epoch=1))
-    assert reason(lost.value) == "LEASE_LOST"
 
 
 # -- reads

@@ -18,8 +18,7 @@ def conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     UnsupportedType, ValueNotRepresentable; NULL in a NOT NULL column is left for the table's contract to judge."""
     _check_names(rows.schema.names, schema)
     columns = [_column(rows, field) for field in schema]
-    unchanged = rows.schema.names == schema.names and rows.schema.types == schema.types
-    return rows if unchanged else pa.RecordBatch.from_arrays(columns, schema=schema)
+    return rows if rows.schema.equals(schema) else pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _check_names(names: Sequence[str], schema: pa.Schema) -> None:

@@ -1,0 +1,58 @@
+"""Log files of the services: appended by them, rotated from outside at 20 MB, searched for the FATAL line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+ROTATE_BYTES = 20 << 20
+KEPT = 2
+_TAIL = 1 << 20
+
+
+def open_log(path: Path) -> int:
+    """A handle for a child to append to; O_APPEND, so that cutting the file from outside is safe."""
+    rotate(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def rotate(path: Path, limit: int = ROTATE_BYTES) -> bool:
+    """Copies to `.1` and cuts, when the file is larger than `limit`; what is written between the two is lost."""
+    try:
+        if path.stat().st_size <= limit:
+            return False
+        for number in range(KEPT - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_suffix(f".log.{number}").rename(path.with_suffix(f".log.{number + 1}"))
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+        os.truncate(path, 0)
+    except OSError:
+        return False
+    return True
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def fatal_message(path: Path, since: int) -> str:
+    """The message of the newest FATAL line behind byte `since`; empty when there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(since, size(path) - _TAIL))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        if '"FATAL"' in line:
+            try:
+                return str(json.loads(line)["message"])
+            except (ValueError, KeyError, TypeError):
+                continue
+    return ""

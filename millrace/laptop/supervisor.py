@@ -1,0 +1,195 @@
+"""Starts the five, waits until they serve, keeps them alive, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from millrace.laptop import logfiles
+from millrace.laptop.child import Child, Recipe
+from millrace.laptop.failure import UpFailed
+from millrace.laptop.home import AREAS, PERSON, Endpoints, Home
+from millrace.laptop.ports import Ports
+from millrace.laptop.readiness import wait_ready
+
+READY_LIMIT_S = 180.0
+STOP_LIMIT_S = 25.0
+ROTATE_EVERY_S = 10.0
+LAST = ("storage",)
+"""Stopped after the others, which commit and release their leases there."""
+
+OnReady = Callable[[Endpoints], Awaitable[None]]
+
+
+class Supervisor:
+    """One run of the five services. `run` returns after a drain."""
+
+    def __init__(self, home: Home, ports: Ports, modules: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._home, self._ports, self._say = home, ports, say
+        # Where the kernel does not tell a child of its parent's death, the end of this pipe does: only we hold its other side.
+        self._alive = None if sys.platform.startswith("linux") else os.pipe()
+        self._children = {area: Child(self._recipe(area, modules[area]), say) for area in AREAS if area in modules}
+        self._end = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def _recipe(self, area: str, module: str) -> Recipe:
+        return Recipe(
+            area=area,
+            module=module,
+            env=self._env(area),
+            log=self._home.log(area),
+            target=self._ports.target(area),
+            pass_fds=() if self._alive is None else (self._alive[0],),
+        )
+
+    def _env(self, area: str) -> dict[str, str]:
+        home, numbers = self._home, self._ports.numbers
+        env = {
+            "MILLRACE_HOME": str(home.root),
+            "MILLRACE_TOKEN_FILE": str(home.token(area)),
+            "MILLRACE_PRINCIPALS_FILE": str(home.principals),
+            "MILLRACE_SO_REUSEPORT": "1",
+            "MILLRACE_SUPERVISOR_PID": str(os.getpid()),
+            f"MILLRACE_{area.upper()}_PORT": str(numbers[area]),
+            **{f"MILLRACE_{peer.upper()}_TARGET": self._ports.target(peer) for peer in AREAS if peer != area},
+            "PYTHONFAULTHANDLER": "1",
+        }
+        if self._alive is not None:
+            env["MILLRACE_SUPERVISOR_FD"] = str(self._alive[0])
+        if area == "viz":
+            env["MILLRACE_VIZ_PAGE_PORT"] = str(numbers["page"])
+        if area == "storage":
+            env["MILLRACE_STORAGE_DIRECT_FILES"] = os.environ.get("MILLRACE_STORAGE_DIRECT_FILES", "1")
+        if area == "extract" and not os.environ.get("MILLRACE_EXTRACT_FILE_ROOTS"):
+            env["MILLRACE_EXTRACT_FILE_ROOTS"] = ":".join(map(str, _file_roots(home)))
+        return env
+
+    def endpoints(self) -> Endpoints:
+        return Endpoints(
+            services={area: self._ports.target(area) for area in AREAS},
+            url=f"http://{self._ports.target('page')}/?key={self._home.page_key()}",
+            token_file=self._home.token(PERSON),
+            pid=os.getpid(),
+            home=self._home.root,
+            down={area: child.why_down for area, child in self._children.items() if child.why_down},
+        )
+
+    async def run(self, on_ready: OnReady | None, serving: Callable[[Endpoints], None]) -> None:
+        """`serving` is called once all serve and `on_ready` is through. Raises UpFailed when they do not get that far; then nothing runs."""
+        self._listen_to_signals()
+        keeping: list[asyncio.Task[None]] = []
+        try:
+            await asyncio.gather(*(child.start() for child in self._children.values()))
+            keeping = [asyncio.create_task(child.run(wait_ready, self._rewrite)) for child in self._children.values()]
+            keeping.append(asyncio.create_task(self._rotate(), name="log rotation"))
+            if await self._all_ready():
+                self.endpoints().write()
+                await self._after_ready(on_ready, serving)
+                await self._end.wait()
+        finally:
+            await self._stop()
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+
+    async def _after_ready(self, on_ready: OnReady | None, serving: Callable[[Endpoints], None]) -> None:
+        """The hook, ended by Ctrl-C like everything else."""
+        if on_ready is not None:
+            hook = asyncio.ensure_future(on_ready(self.endpoints()))
+            ended = asyncio.ensure_future(self._end.wait())
+            try:
+                await asyncio.wait({hook, ended}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended.cancel()
+                if not hook.done():
+                    hook.cancel()
+                    await asyncio.wait({hook}, timeout=5.0)
+            if hook.done() and not hook.cancelled():
+                hook.result()
+        if not self._end.is_set():
+            serving(self.endpoints())
+
+    async def _all_ready(self) -> bool:
+        """False when the user ended it meanwhile. Raises UpFailed for a service that died, or that is not ready in time."""
+        ready = [asyncio.ensure_future(child.ready.wait()) for child in self._children.values()]
+        died = [asyncio.ensure_future(child.died_unready.wait()) for child in self._children.values()]
+        ended = asyncio.ensure_future(self._end.wait())
+        everything = asyncio.ensure_future(_all(ready))
+        waiting: list[asyncio.Future[Any]] = [everything, ended, *died]
+        try:
+            await asyncio.wait(waiting, timeout=READY_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return False
+            if everything.done():
+                return True
+        finally:
+            for one in (*waiting, *ready):
+                one.cancel()
+            await asyncio.gather(*waiting, *ready, return_exceptions=True)
+        raise await self._start_failed()
+
+    async def _start_failed(self) -> UpFailed:
+        """Stops all first, then looks for what to say."""
+        dead = [child for child in self._children.values() if child.died_unready.is_set()]
+        late = [child for child in self._children.values() if not child.ready.is_set() and child not in dead]
+        await self._stop()
+        for child in sorted(dead, key=lambda one: not one.fatal_message()):
+            said = child.fatal_message() or f"{child.exit_text} before it was ready"
+            return UpFailed(f"{child.recipe.area}: {said}", log=str(child.recipe.log))
+        names = ", ".join(child.recipe.area for child in late)
+        return UpFailed(f"{names} did not get ready in {READY_LIMIT_S:.0f} s", log=str(self._home.log("*")))
+
+    async def _stop(self) -> None:
+        first = [child for area, child in self._children.items() if area not in LAST]
+        last = [child for area, child in self._children.items() if area in LAST]
+        killer = asyncio.create_task(self._kill_when_hurried())
+        for group in (first, last):
+            await asyncio.gather(*(child.stop(STOP_LIMIT_S) for child in group))
+        killer.cancel()
+
+    async def _kill_when_hurried(self) -> None:
+        await self._hurry.wait()
+        for child in self._children.values():
+            child.signal(signal.SIGKILL)
+
+    def _listen_to_signals(self) -> None:
+        """The first SIGINT, SIGTERM or SIGHUP drains, a second one kills."""
+
+        def stop() -> None:
+            if self._end.is_set():
+                self._hurry.set()
+                return
+            self._say("draining; once more to stop at once")
+            self._end.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+    def _rewrite(self) -> None:
+        self.endpoints().write()
+
+    async def _rotate(self) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_EVERY_S)
+            for child in self._children.values():
+                await asyncio.to_thread(logfiles.rotate, child.recipe.log)
+
+
+async def _all(waiting: Sequence[asyncio.Future[Any]]) -> None:
+    for one in waiting:
+        await one
+
+
+def _file_roots(home: Home) -> tuple[Path, ...]:
+    """What sources may read on a laptop: the start folder, its examples, the data folder's neighbour for demos."""
+    here = Path.cwd()
+    return (here, here / "examples", home.root / "demo", home.data)
+
+
+def default_modules() -> dict[str, str]:
+    return {area: f"svc_{area}" for area in AREAS}

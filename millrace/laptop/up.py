@@ -1,0 +1,97 @@
+"""`millrace up`: in the foreground until Ctrl-C, or detached. Nothing here imports grpc before the fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from millrace.laptop.detach import detached
+from millrace.laptop.failure import UpFailed
+from millrace.laptop.home import Endpoints, Home
+from millrace.laptop.pidfile import PidFile
+from millrace.laptop.ports import PORT_BASE, Ports, bind
+
+MIN_FREE_BYTES = 64 << 20
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """`on_ready` runs once all five serve (the demo); `on_serving` after that, for the last words on the terminal.
+    `modules`: what is started per service, for tests; a service left out is not started."""
+
+    home: Path
+    port_base: int = PORT_BASE  # of the page; 0: any free ports
+    detach: bool = False
+    on_ready: Callable[[Endpoints], Awaitable[None]] | None = None
+    on_serving: Callable[[Endpoints], None] | None = None
+    say: Callable[[str], None] = _print  # one line of status
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+
+def up(options: UpOptions) -> int:
+    """The exit code: 0 after a drain (detached: once all serve), also when it runs already; 1 after one line of what is wrong."""
+    home = Home(options.home.expanduser().absolute())
+    try:
+        _check_disk(home)
+        home.prepare()
+        pid_file = PidFile(home.pid)
+        if other := pid_file.take():
+            pid_file.close()
+            options.say(f"already running, pid {other}" if other > 0 else "already starting")
+            return 0
+        ports = bind(options.port_base)
+    except UpFailed as error:
+        options.say(error.text())
+        return 1
+    except OSError as error:
+        options.say(UpFailed(f"{home.root} cannot be used: {error.strerror or error}").text())
+        return 1
+    if options.detach:
+        return detached(pid_file, home.log("supervisor"), lambda report: _serve(options, home, ports, pid_file, report))
+    return _serve(options, home, ports, pid_file, lambda: None)
+
+
+def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, report: Callable[[], None]) -> int:
+    """`report` is called once all serve: the terminal's part is over then, when detached."""
+    from millrace.laptop.supervisor import Supervisor, default_modules
+
+    def serving(endpoints: Endpoints) -> None:
+        if options.on_serving is not None:
+            options.on_serving(endpoints)
+        report()
+
+    async def run() -> None:
+        supervisor = Supervisor(home, ports, options.modules or default_modules(), options.say)
+        await supervisor.run(options.on_ready, serving)
+
+    try:
+        asyncio.run(run())
+    except UpFailed as error:
+        options.say(error.text())
+        return 1
+    finally:
+        home.endpoints.unlink(missing_ok=True)
+        ports.close()
+        pid_file.release()
+    return 0
+
+
+def _check_disk(home: Home) -> None:
+    """A full disk is told before anything is half started. Raises UpFailed."""
+    place = home.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < MIN_FREE_BYTES or not os.access(place, os.W_OK):
+        what = "is not writable" if free >= MIN_FREE_BYTES else f"has {free >> 20} MB left on its disk"
+        raise UpFailed(f"{place} {what}", hint="free some room, or choose another folder with MILLRACE_HOME")

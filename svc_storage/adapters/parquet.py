@@ -24,8 +24,7 @@ def write_parquet(sink: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schem
     with pq.ParquetWriter(sink, schema, compression=codec, version="2.6", store_schema=False) as writer:
         for table in _row_groups(batches, schema):
             rows += table.num_rows
-            for batch in table.to_batches():
-                statistics.add(batch)
+            statistics.add(table)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return rows, statistics.to_json()
 
@@ -41,7 +40,7 @@ def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterato
             start += part.num_rows
             rows += part.num_rows
             if rows == ROW_GROUP_ROWS:
-                yield pa.Table.from_batches(held, schema).combine_chunks()
+                yield pa.Table.from_batches(held, schema)
                 held, rows = [], 0
     if held:
-        yield pa.Table.from_batches(held, schema).combine_chunks()
+        yield pa.Table.from_batches(held, schema)

@@ -243,8 +243,8 @@ class AppendStream:
         self._unacked_batches += 1
         self._unacked_bytes += entry.cost
         self._desk.submit(entry)
-        if self._unacked_batches >= MAX_UNACKED_BATCHES or self._unacked_bytes >= MAX_UNACKED_BYTES:
-            self._desk.hurry(self)
+        if self._unacked_batches >= MAX_UNACKED_BATCHES or self._unacked_bytes >= MAX_UNACKED_BYTES // 2:
+            self._desk.hurry(self)  # at half the bytes, so that the client sends on while they are committed
 
     async def _wait(self) -> None:
         """Until something changed. Both sides may wait at once."""

@@ -32,11 +32,11 @@ class StatisticsBuilder:
         self._columns = {field.name: _Column(field.type) for field in fields}
         self._rows = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Takes a batch of the schema."""
-        self._rows += batch.num_rows
+    def add(self, rows: pa.Table) -> None:
+        """Takes rows of the schema."""
+        self._rows += rows.num_rows
         for name, column in self._columns.items():
-            column.add(batch.column(name))
+            column.add(rows.column(name))
 
     def to_json(self) -> str:
         """Never raises for a value: what cannot be carried is left out."""
@@ -97,7 +97,7 @@ class _Column:
         self.low: Any = None
         self.high: Any = None
 
-    def add(self, values: pa.Array) -> None:
+    def add(self, values: pa.ChunkedArray) -> None:
         self.nulls += values.null_count
         if not self.bounded or values.null_count == len(values):
             return

@@ -42,6 +42,7 @@ class Child:
         self.ready = asyncio.Event()
         self.died_unready = asyncio.Event()
         self.why_down = ""
+        self.restarts = False  # set once the start as a whole went well: before that one death ends it
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._log_from = 0
@@ -86,7 +87,7 @@ class Child:
         unready, pause = 0, BACKOFF_FIRST_S
         while True:
             was_ready = await self._until_death(wait_ready)
-            if self._is_stopping():
+            if self._is_stopping() or not self.restarts:
                 return
             unready, pause = (0, BACKOFF_FIRST_S) if was_ready else (unready + 1, pause)
             if unready >= GIVE_UP_AFTER:

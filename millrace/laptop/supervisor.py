@@ -80,7 +80,7 @@ class Supervisor:
         )
 
     async def run(self, on_ready: OnReady | None, serving: Callable[[Endpoints], None]) -> None:
-        """`serving` is called once all serve and `on_ready` is through. Raises UpFailed when they do not get that far; then nothing runs."""
+        """`serving` is called once all serve and `on_ready` is through. Raises UpFailed when they do not; then nothing runs."""
         self._listen_to_signals()
         keeping: list[asyncio.Task[None]] = []
         try:
@@ -88,6 +88,8 @@ class Supervisor:
             keeping = [asyncio.create_task(child.run(wait_ready, self._rewrite)) for child in self._children.values()]
             keeping.append(asyncio.create_task(self._rotate(), name="log rotation"))
             if await self._all_ready():
+                for child in self._children.values():
+                    child.restarts = True
                 self.endpoints().write()
                 await self._after_ready(on_ready, serving)
                 await self._end.wait()

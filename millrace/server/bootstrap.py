@@ -81,18 +81,18 @@ def _settings(spec: ServiceSpec[S], env: Mapping[str, str]) -> tuple[ServerSetti
     """Both kinds of settings, with the faults of both."""
     faults: list[str] = []
     shared: ServerSettings | None = None
-    own: S | None = None
+    own: list[S] = []
     try:
         shared = ServerSettings.from_env(spec.name, env)
     except SettingsError as error:
         faults += error.faults
     try:
-        own = spec.settings(env)
+        own.append(spec.settings(env))
     except SettingsError as error:
         faults += error.faults
-    if faults or shared is None or own is None:
+    if faults or shared is None:
         raise SettingsError(dict.fromkeys(faults))
-    return shared, own
+    return shared, own[0]
 
 
 def _drain_on_signals(serving: Serving, settings: ServerSettings) -> None:

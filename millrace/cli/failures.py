@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import click
 
 from millrace import errors
-from millrace.cli.terminal import colour, escaped, paint
+from millrace.cli.terminal import ReaderGone, colour, escaped, paint
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -57,8 +57,8 @@ def nearest_hint(word: str, known: Iterable[str], *, otherwise: str) -> str:
 
 def report(error: BaseException, *, debug: bool) -> int:
     """Says on stderr what happened, in two lines, and returns the exit code."""
-    if isinstance(error, BrokenPipeError):
-        _close_stdout()  # whoever read has enough
+    if isinstance(error, ReaderGone | BrokenPipeError):
+        _close_stdout()
         return 0
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else EXIT_FAILED

@@ -76,7 +76,8 @@ async def _service(session: Session, area: str) -> Service:
             deadline_s=session.settings.timeout_s or _ANSWER_S, answer=admin_pb2.GetStatusResponse, tries=3,
         )  # fmt: skip
     except (*CALL_ERRORS, errors.MillraceError) as error:
-        return Service(area, address, None, error_of(error).message)
+        given_up = session.endpoints.down.get(area, "")
+        return Service(area, address, None, f"stays down: {given_up}" if given_up else error_of(error).message)
     return Service(area, address, said, said.state_reason)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
+
+from millrace.cli.terminal import ReaderGone
 
 
 @dataclass(slots=True)
@@ -67,7 +71,15 @@ class CommonOptions(click.Command):
 
 
 class Command(CommonOptions):
-    """A command of `millrace`."""
+    """A command of `millrace`. Raises ReaderGone when stdout's reader left: click would make a failure of that."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
+        return answer
 
 
 pass_settings = click.make_pass_decorator(Settings)

@@ -13,6 +13,7 @@ from millrace.cli.kinds import KINDS
 from millrace.cli.options import Settings
 from millrace.cli.session import Session, read_endpoints
 from millrace.client.status import CALL_ERRORS, Unreachable, error_of
+from millrace.laptop.down import running_pid
 
 T = TypeVar("T")
 
@@ -48,8 +49,9 @@ async def within(settings: Settings, work: Callable[[Session], Awaitable[T]]) ->
 async def suggest(session: Session, error: errors.MillraceError) -> None:
     """Gives a "does not exist" the hint that names what does; stays silent when that cannot be found out."""
     if isinstance(error, Unreachable):
-        logs = session.settings.home / "logs"
-        error.hint = error.hint or f"`millrace status` shows which service is down; its log is in {logs}"
+        home = session.settings.home
+        up = f"`millrace status` shows which service is down; its log is in {home / 'logs'}"
+        error.hint = up if running_pid(home) > 0 else f"nothing runs in {home} any more: start it with `millrace up`"
     collection = _COLLECTIONS.get(error.reason)
     if collection is None or "did you mean" in error.hint:
         return

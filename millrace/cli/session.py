@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,35 +15,22 @@ from millrace.cli.failures import Failed
 from millrace.cli.options import Settings
 from millrace.client.channel import CRUD_DEADLINE_S, Connection, call, open_channel
 from millrace.extract.v1 import extract_pb2_grpc
+from millrace.laptop.home import AREAS, Endpoints
+from millrace.laptop.home import read_endpoints as home_endpoints
 from millrace.storage.v1 import storage_pb2_grpc
 from millrace.transform.v1 import transform_pb2_grpc
 from millrace.viz.v1 import viz_pb2_grpc
 
 T = TypeVar("T")
-AREAS = ("extract", "storage", "transform", "analysis", "viz")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """What `millrace up` wrote: host:port of each service, the page, and where the token is."""
-
-    services: Mapping[str, str]
-    url: str
-    token_file: Path
-
-    def token(self) -> str:
-        """Read at each call, so that a new one is picked up. Raises OSError."""
-        return self.token_file.read_text().strip()
 
 
 def read_endpoints(home: Path) -> Endpoints:
     """Of the stack that runs in `home`. Raises Failed NOT_RUNNING."""
     try:
-        said = json.loads((home / "endpoints.json").read_text())
-        return Endpoints(dict(said["services"]), str(said["url"]), home / said["token_file"])
+        return home_endpoints(home)
     except FileNotFoundError:
         raise not_running(home) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise Failed(
             f"{home / 'endpoints.json'} cannot be read", reason="NOT_RUNNING", hint="`millrace up` writes it anew"
         ) from error
@@ -131,9 +117,4 @@ class Session:
         self._channels.clear()
 
 
-def page_url(endpoints: Endpoints, home: Path) -> str:
-    """The page's address with the key of this home folder. Raises OSError when the key cannot be read."""
-    if "key=" in endpoints.url:
-        return endpoints.url
-    key = (home / "key").read_text().strip()
-    return f"{endpoints.url.rstrip('/')}/?key={key}"
+__all__ = ["AREAS", "Endpoints", "Session", "not_running", "read_endpoints"]

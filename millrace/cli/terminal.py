@@ -10,6 +10,10 @@ from typing import TextIO
 _CODES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 
 
+class ReaderGone(Exception):
+    """Whoever read stdout has enough."""
+
+
 def colour(stream: TextIO) -> bool:
     """Whether this stream wants colours: a terminal, and nobody said NO_COLOR."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -13,7 +13,7 @@ from millrace.cli.session import Session
 from millrace.cli.writers import FORMATS, writer_for
 
 _ROWS = """
-SELECT reason, field, decode(raw) AS raw, writer, "offset", time
+SELECT reason, field, raw::VARCHAR AS raw, writer, "offset", time
 FROM {table} ORDER BY time DESC, "offset" DESC LIMIT {limit}
 """
 _REASONS = """

@@ -8,7 +8,7 @@ import webbrowser
 import click
 
 from millrace.cli.options import Command, Settings, pass_settings
-from millrace.cli.session import page_url, read_endpoints
+from millrace.cli.session import read_endpoints
 from millrace.cli.terminal import note
 
 
@@ -20,7 +20,7 @@ def command(settings: Settings, only_print: bool) -> None:
 
     Prints the address on stdout either way; whoever has it may look, so it is not for others' eyes.
     """
-    url = page_url(read_endpoints(settings.home), settings.home)
+    url = read_endpoints(settings.home).url
     print(url)
     if not only_print and sys.stdout.isatty() and not webbrowser.open(url):
         note("no browser answered: open the address by hand")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from millrace.cli.app import run
+from millrace.laptop.home import Endpoints
 from millrace.server.runtime import ServiceSpec
 from millrace.server.testing import running
 
@@ -37,8 +37,7 @@ def serve(specs: list[ServiceSpec], home: Path, env: dict[str, str]) -> Iterator
         (spec,) = specs
         async with running(spec, env, home=home) as served:
             (home / "token").write_text("local-token\n")
-            endpoints = {"services": {spec.name: served.target}, "url": "http://127.0.0.1:1/", "token_file": "token"}
-            (home / "endpoints.json").write_text(json.dumps(endpoints))
+            Endpoints({spec.name: served.target}, "http://127.0.0.1:1/?key=k", home / "token", 1, home, {}).write()
             ready.set()
             await end.wait()
 

@@ -1,0 +1,116 @@
+"""`millrace up`: the supervisor in the foreground (or detached), the demo, and where to go from there.
+
+Nothing here may import grpc before the supervisor has forked: what the demo needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from millrace.cli.options import Command, Settings, pass_settings
+from millrace.cli.terminal import colour, note, paint
+from millrace.laptop.home import AREAS, Endpoints, Home
+from millrace.laptop.ports import PORT_BASE
+from millrace.laptop.up import UpOptions, up
+
+_TRY_DEMO = (
+    'query "SELECT status, count(*) AS flights FROM departures GROUP BY status"',
+    "watch departures",
+    "dead-letters flights --by-reason",
+)
+_TRY_EMPTY = ("load FILE.csv --table NAME", "apply PIPELINE.yaml", "status")
+
+
+@click.command(cls=Command)
+@click.option(
+    "--port-base",
+    type=click.IntRange(0, 65530),
+    default=PORT_BASE,
+    show_default=True,
+    metavar="N",
+    help="Port of the page; the services take the five behind it. 0 takes any.",
+)
+@click.option("--detach", is_flag=True, help="Return once all serve and the demo is loaded.")
+@click.option("--no-demo", is_flag=True, help="Start with nothing in it.")
+@pass_settings
+@click.pass_context
+def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool, no_demo: bool) -> None:  # fmt: skip
+    """Start the five services and the demo.
+
+    Stays in the foreground; Ctrl-C drains and stops. Data, tokens and logs stay in the home folder, so the next start goes on
+    where this one ended.
+    """
+    settings.home = settings.home.expanduser().absolute()
+
+    async def on_ready(endpoints: Endpoints) -> None:
+        note(f"all {len(endpoints.services)} services serve", "green")
+        if not no_demo:
+            await _demo(settings)
+
+    def on_serving(endpoints: Endpoints) -> None:
+        print(_banner(endpoints, settings, detach=detach, demo=not no_demo), flush=True)
+
+    note(f"starting the five services in {settings.home}")
+    ctx.exit(
+        up(
+            UpOptions(
+                home=settings.home,
+                port_base=port_base,
+                detach=detach,
+                on_ready=on_ready,
+                on_serving=on_serving,
+                say=note,
+            )
+        )
+    )
+
+
+async def _demo(settings: Settings) -> None:
+    """A demo that cannot be laid out is told, and stops nothing."""
+    from millrace.cli.demo import DemoFailed, run_demo
+    from millrace.cli.failures import explain
+    from millrace.errors import MillraceError
+
+    try:
+        await run_demo(settings)
+    except DemoFailed as error:
+        note(f"demo: {error}; the services run without it", "yellow")
+    except MillraceError as error:
+        message, reason, hint = explain(error)
+        note(f"demo: {message} [{reason}]; the services run on", "yellow")
+        note(f"hint: {hint}")
+    except asyncio.CancelledError:
+        note("demo: left where it was; the next start goes on")
+        raise
+
+
+def _banner(endpoints: Endpoints, settings: Settings, *, detach: bool, demo: bool) -> str:
+    coloured = colour(sys.stdout)
+    name = _command_name()
+    home = "" if settings.home == (Path.cwd() / ".millrace").absolute() else f" --home {settings.home}"
+    lines = [
+        "",
+        paint("Millrace is up", "bold", coloured),
+        "",
+        f"  {'page':<10} {paint(endpoints.url, 'cyan', coloured)}",
+    ]
+    lines += [f"  {area:<10} {endpoints.services[area]}" for area in AREAS if area in endpoints.services]
+    lines += [f"  {'data':<10} {Home(endpoints.home).data}", "", "Try next:"]
+    lines += [f"  {name} {words}{home}" for words in (_TRY_DEMO if demo else _TRY_EMPTY)]
+    return "\n".join([*lines, "", f"{name} down{home} stops it." if detach else "Ctrl-C drains and stops.", ""])
+
+
+def _command_name() -> str:
+    """How this command is called here: bare when it is on the PATH, else by its path."""
+    own = Path(sys.argv[0]).absolute()
+    found = shutil.which("millrace")
+    if found is not None and Path(found).absolute() == own:
+        return "millrace"
+    if own.name != "millrace":
+        return "millrace"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)

@@ -97,21 +97,25 @@ class RowStream:
     _pool: Executor
     _mark: bytes
     emitted: int
-    _busy: asyncio.Future[Chunk | None] | None = field(default=None)
+    _ahead: asyncio.Future[Chunk | None] | None = field(default=None)
 
     async def next(self) -> Chunk | None:
         """The next chunk, None at the end. Its rows count as emitted; `token(chunk, rows)` is for a part of it."""
         limit = self.pinned.scan.limit
         if limit and self.emitted >= limit:
             return None
-        self._busy = asyncio.get_running_loop().run_in_executor(self._pool, self._reader.next)
-        chunk = await asyncio.shield(self._busy)
+        chunk = await asyncio.shield(self._ahead or self._read())
         if chunk is None:
             return None
         if limit and self.emitted + chunk.batch.num_rows > limit:
             chunk = chunk.head(limit - self.emitted)
         self.emitted += chunk.batch.num_rows
+        self._read()  # one ahead, while this one is encoded and sent
         return chunk
+
+    def _read(self) -> asyncio.Future[Chunk | None]:
+        self._ahead = asyncio.get_running_loop().run_in_executor(self._pool, self._reader.next)
+        return self._ahead
 
     def token(self, chunk: Chunk, rows: int) -> bytes:
         """After the first `rows` of the newest chunk."""
@@ -122,8 +126,10 @@ class RowStream:
 
     async def aclose(self) -> None:
         """Waits for a read under way: the file is closed on the thread that reads it."""
-        if self._busy is not None:
-            await asyncio.wait({self._busy})
+        if self._ahead is not None:
+            await asyncio.wait({self._ahead})
+            if not self._ahead.cancelled():
+                self._ahead.exception()  # looked at: nobody waits for it any more
         await asyncio.get_running_loop().run_in_executor(self._pool, self._reader.close)
 
 

@@ -143,10 +143,17 @@ class Engine:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             interrupt()
+            future.add_done_callback(_seen)
             await asyncio.wait([future], timeout=5.0)
             raise
         except Exception as error:
             raise translate(error) from error
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Whoever asked is gone: what the step raised interests nobody."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _Starting:

@@ -27,7 +27,7 @@ class DuckDbResult:
 
     def __init__(self, result: run.Result) -> None:
         self._result = result
-        self._schema: pa.Schema = canonical_schema(result.schema)
+        self._schema: pa.Schema = canonical_schema(_typed(result.schema))
 
     @property
     def schema(self) -> pa.Schema:
@@ -35,7 +35,12 @@ class DuckDbResult:
 
     async def __aiter__(self) -> AsyncIterator[pa.RecordBatch]:
         async for batch in self._result:
-            yield normalise(batch)
+            yield normalise(batch if batch.schema.equals(self._schema) else batch.cast(_typed(batch.schema)))
+
+
+def _typed(schema: pa.Schema) -> pa.Schema:
+    """A bare NULL is an INTEGER, as it is in DuckDB itself."""
+    return pa.schema([f.with_type(pa.int32()) if pa.types.is_null(f.type) else f for f in schema])
 
 
 class DuckDbEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -34,7 +34,7 @@ class Answer:
     _began: float = field(default_factory=time.monotonic)
     _result: Result | None = None
 
-    async def batches(self) -> AsyncIterator[pa.RecordBatch]:
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows after the resume token, at most `max_rows` from the beginning. None is empty."""
         assert self._result is not None
         async for batch in self._result:

@@ -1,0 +1,68 @@
+"""Analysis as a process: the only place that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from millrace.analysis.v1 import analysis_pb2_grpc
+from millrace.client.channel import Connection
+from millrace.engine.files import StorageFiles
+from millrace.engine.pinned import Limits
+from millrace.engine.run import Engine
+from millrace.server.bootstrap import run
+from millrace.server.runtime import Composition, Runtime, ServiceSpec
+from svc_analysis.adapters import workdir
+from svc_analysis.adapters.duckdb import DuckDbEngine, DuckDbLanguage
+from svc_analysis.adapters.storage import StorageTables
+from svc_analysis.config import Settings
+from svc_analysis.domain.answers import Queries
+from svc_analysis.domain.question import Planner
+from svc_analysis.ports import Tables
+from svc_analysis.servicers.analysis import AnalysisServicer
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        workers=settings.workers,
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
+        spill_mb=settings.spill_mb,
+        pool_size=settings.pool_size,
+        max_open=settings.max_open,
+        deadline_s=settings.query_limit_ms / 1000,
+    )
+
+
+def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
+    """The service over whatever tables there are."""
+    duckdb = Engine(limits(settings), spill)
+    engine, language = DuckDbEngine(duckdb), DuckDbLanguage()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
+    planner = Planner(tables, engine, language)
+    servicer = AnalysisServicer(Queries(planner, engine), pool)
+
+    async def stop() -> None:
+        await asyncio.to_thread(duckdb.close)
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    return Composition(
+        servicers=[(analysis_pb2_grpc.add_AnalysisServiceServicer_to_server, servicer)],
+        on_stop=[stop],
+    )
+
+
+async def compose(settings: Settings, runtime: Runtime) -> Composition:
+    connection = Connection(runtime.channel("storage"))
+    mine = workdir.claim(settings.work_dir)
+    files = StorageFiles(
+        connection,
+        data_root=settings.data_dir,
+        spool=mine / "rows",
+        spool_limit_bytes=settings.stream_mb << 20,
+    )
+    return assemble(settings, StorageTables(files, connection), str(mine / "spill"))
+
+
+if __name__ == "__main__":
+    run(ServiceSpec(name="analysis", settings=Settings.from_env, compose=compose))

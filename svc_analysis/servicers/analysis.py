@@ -1,0 +1,16 @@
+"""AnalysisService: one class for the stub, a module per RPC."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from millrace.analysis.v1 import analysis_pb2_grpc
+from svc_analysis.domain.answers import Queries
+from svc_analysis.servicers.query import QueryRpcs
+
+
+class AnalysisServicer(QueryRpcs, analysis_pb2_grpc.AnalysisServiceServicer):
+    """All of the service's RPCs."""
+
+    def __init__(self, queries: Queries, pool: Executor) -> None:
+        QueryRpcs.__init__(self, queries, pool)

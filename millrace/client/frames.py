@@ -43,11 +43,13 @@ def _codes(parts: Sequence[pa.Table]) -> list[npt.NDArray[np.int64]]:
     """Each row's key as one number, equal where all key columns are equal."""
     codes = np.zeros(sum(part.num_rows for part in parts), np.int64)
     for name in parts[0].column_names:
-        column = pa.chunked_array(
-            [chunk for part in parts for chunk in part.column(name).chunks], parts[0].field(name).type
+        chunks = [
+            pa.array([], parts[0].schema.field(name).type),
+            *(chunk for part in parts for chunk in part.column(name).chunks),
+        ]
+        indices = (
+            pc.dictionary_encode(pa.concat_arrays(chunks), null_encoding="encode").indices.to_numpy().astype(np.int64)
         )
-        encoded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()
-        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         _, codes = np.unique(codes * (int(indices.max(initial=0)) + 1) + indices, return_inverse=True)
     bounds = np.cumsum([part.num_rows for part in parts])[:-1]
     return list(np.split(codes, bounds))

@@ -92,7 +92,8 @@ async def test_nothing_is_lost_or_doubled_when_connections_are_cut(seed: int) ->
     async with (
         storage_at(storage) as target,
         Cutter(int(target.rpartition(":")[2])) as cutter,
-        open_channel(f"127.0.0.1:{cutter.port}") as channel,Appender(Connection(channel), options()) as writer
+        open_channel(f"127.0.0.1:{cutter.port}") as channel,
+        Appender(Connection(channel), options()) as writer,
     ):
         for at in range(0, 4000, 100):
             await writer.append(numbered(at, 100, width=2000))

@@ -278,7 +278,7 @@ class DashboardSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """`name` is the full resource name; `slug` its last part."""
+    """`name` is the full resource name; `slug` its last part. `source`: the contract's message as it was put, so that it comes back the same."""
 
     name: str
     spec: DashboardSpec
@@ -286,6 +286,7 @@ class Dashboard:
     etag: str = ""
     owner: str = ""
     update_time: datetime | None = None
+    source: bytes = b""
 
     @property
     def namespace(self) -> str:
@@ -316,6 +317,30 @@ class Dashboards(Protocol):
 
     async def delete(self, name: str, *, request_id: str, etag: str) -> None:
         """Raises DashboardNotFound, EtagMismatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A file. `versions`: full table name -> version shown."""
+
+    content_type: str
+    filename: str
+    data: bytes
+    versions: Mapping[str, int]
+
+
+class Renderer(Protocol):
+    """Draws one element without a browser. May be called from any thread."""
+
+    def html(
+        self, dashboard: Dashboard, element: str, rows: pa.Table, base: pa.Table | None, zone: str, theme: str
+    ) -> bytes:
+        """A page that stands alone: nothing is loaded."""
+
+    def json(
+        self, dashboard: Dashboard, element: str, rows: pa.Table, base: pa.Table | None, zone: str, theme: str
+    ) -> bytes:
+        """Bokeh's document, for `Bokeh.embed.embed_item`. Raises FieldInvalid for what Bokeh does not draw."""
 
 
 # -- facts about the pipeline -----------------------------------------------------------------------------------------

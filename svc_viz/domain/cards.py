@@ -182,13 +182,29 @@ def dead_letters(spec: DashboardSpec, element: ElementSpec, rows: pa.Table, tabl
 
 
 def summary(spec: DashboardSpec, element: ElementSpec, answer: Answer) -> dict[str, Any]:
-    """`11,664 flights selected · 23.1 % late · median delay 76 min`: each column as number, unit and label."""
+    """`11,664 flights selected · 23.1 % late · median delay 76 min`: counts and shares before their label, measures behind it."""
+    query = spec.queries[element.query]
     parts = []
-    for name in element.columns or tuple(sorted(spec.queries[element.query].measures)):
+    for name in element.columns or tuple(sorted(query.measures)):
         field = spec.fields.get(name, NO_FIELD)
-        text, unit = number_text(next(iter(values(answer.rows, name)), None), field.format), unit_of(field)
-        parts.append({"value": f"{text} {unit}".strip() if text != NOTHING else text, "label": field.label or name})
+        text, label = (
+            number_text(next(iter(values(answer.rows, name)), None), field.format),
+            in_sentence(field.label or name),
+        )
+        if field.unit:
+            parts.append(
+                {"before": f"{label} ", "value": f"{text} {field.unit}" if text != NOTHING else text, "after": ""}
+            )
+        else:
+            unit = " %" if unit_of(field) == "%" and text != NOTHING else ""
+            chosen = " selected" if query.measures.get(name) == "count" else ""
+            parts.append({"before": "", "value": f"{text}{unit}", "after": f" {label}{chosen}"})
     return {"parts": parts, "elapsed": f"answered in {number_text(round(answer.elapsed_ms))} ms"}
+
+
+def in_sentence(label: str) -> str:
+    """Lower-case first letter, unless the word is all capitals."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
 def chips(

@@ -19,6 +19,8 @@ from svc_viz.domain.zones import bucket_text, from_ms, ticks, to_ms
 from svc_viz.ports import DashboardSpec, ElementSpec, FieldSpec, QuerySpec
 
 Array = npt.NDArray[np.float64]
+DRAWN = frozenset({"bar", "line", "histogram"})
+"""Kinds that Bokeh draws."""
 STATE_RANK = ("ok", "warn", "bad", "alt", "muted")
 MAX_SERIES = 6
 MAX_BARS = 5000
@@ -121,8 +123,9 @@ def series_of(drawing: Drawing, keys: Sequence[str]) -> tuple[Series, ...]:
     if not spec.stack:
         thresholds = sorted(drawing.field(spec.x).thresholds, key=lambda one: one.at)
         label = label_of(spec.y, drawing.fields)
-        first = Series("", label if not thresholds else f"{label}, below {number_text(thresholds[0].at)}", "ok")
-        return (first, *(Series("", f"{label}, from {number_text(one.at)}", one.state) for one in thresholds))
+        unit = f" {drawing.field(spec.x).unit}".rstrip()
+        first = Series("", label if not thresholds else f"< {number_text(thresholds[0].at)}{unit}", "ok")
+        return (first, *(Series("", f"≥ {number_text(one.at)}{unit}", one.state) for one in thresholds))
     declared = drawing.field(spec.stack)
     known = sorted(declared.colors, key=lambda key: (STATE_RANK.index(declared.colors[key]), key))
     others = sorted(set(keys) - set(known))

@@ -11,6 +11,7 @@ from typing import Any
 from millrace.errors import MillraceError
 from svc_viz.domain import cards, charts
 from svc_viz.domain.board import NoticeBoard
+from svc_viz.domain.charts import DRAWN
 from svc_viz.domain.compiling import Compiler, season_of, selected_column
 from svc_viz.domain.hub import Follower, Hub, Latest, Mailbox, Trouble
 from svc_viz.domain.measures import duration_s
@@ -19,7 +20,6 @@ from svc_viz.domain.state import Interval, PageState, Points
 from svc_viz.domain.validation import ASKING
 from svc_viz.ports import Answer, Dashboard, ElementSpec, ForecastAsk, Question
 
-DRAWN = frozenset({"bar", "line", "histogram"})
 Slot = tuple[str, str]
 
 

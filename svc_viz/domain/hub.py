@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 LINGER_S = 5.0
 """How long a question nobody shows any more is kept: a reload finds it warm."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+SUSPECT_S = 0.5
 MAX_STREAMS = 400
 MAX_FORECASTS = 64
 
@@ -86,8 +87,11 @@ class Follower:
 class Hub:
     """Shares streams between sessions of one principal. `min_interval_ms`: least time between two answers of a question."""
 
-    def __init__(self, answers: Answers, clock: Clock, *, min_interval_ms: int = 250) -> None:
-        self._answers, self._clock, self._interval = answers, clock, min_interval_ms
+    def __init__(
+        self, answers: Answers, clock: Clock, *, min_interval_ms: int = 250, suspects: Callable[[], str] = str
+    ) -> None:
+        """`suspects`: why analysis is believed not to answer although no stream broke (a frozen process breaks none); empty else."""
+        self._answers, self._clock, self._interval, self._suspects = answers, clock, min_interval_ms, suspects
         self._streams: dict[Question, _Stream] = {}
         self._forecasts: dict[ForecastAsk, Answer | MillraceError] = {}
 
@@ -138,6 +142,17 @@ class Hub:
         if isinstance(known, MillraceError):
             raise known
         return known
+
+    async def suspect(self) -> None:
+        """Looks for frozen peers, for ever; run it as background work."""
+        frozen = False
+        while True:
+            why = self._suspects()
+            if why or frozen:
+                frozen = bool(why)
+                for stream in tuple(self._streams.values()):
+                    self._apply(stream, Interrupted("UNREACHABLE", why) if why else Resumed())
+            await asyncio.sleep(SUSPECT_S)
 
     async def close(self) -> None:
         tasks = [stream.task for stream in self._streams.values() if stream.task]

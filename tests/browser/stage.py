@@ -111,8 +111,14 @@ class Stage:
                     (DASHBOARD,),
                 )
             },
-            sources={"namespaces/default/sources/flights": SourceFacts(FLIGHTS, self.state, rows_per_second=self.rate, rows_written=rows.num_rows)},
-            transforms={"namespaces/default/transforms/departures": TransformFacts(TABLE, "idle", "", {FLIGHTS: facts.version})},
+            sources={
+                "namespaces/default/sources/flights": SourceFacts(
+                    FLIGHTS, self.state, rows_per_second=self.rate, rows_written=rows.num_rows
+                )
+            },
+            transforms={
+                "namespaces/default/transforms/departures": TransformFacts(TABLE, "idle", "", {FLIGHTS: facts.version})
+            },
             tables={TABLE: facts, FLIGHTS: flights, DEAD: TableFacts(1, dead.num_rows, columns=kinds_of(dead))},
             unreachable="",
         )
@@ -120,7 +126,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(past: pa.Table, future: pa.Table, home: Path, *, port: int = 0, dashboard: Dashboard | None = None) -> AsyncIterator[Stage]:
+async def staged(
+    past: pa.Table, future: pa.Table, home: Path, *, port: int = 0, dashboard: Dashboard | None = None
+) -> AsyncIterator[Stage]:
     answers = MemoryAnswers({TABLE: past, DEAD: dead_letters()}, {TABLE: "sched_dep"})
     shown = dashboard or demo_dashboard()
     board, hub = NoticeBoard(), Hub(answers, lambda: datetime.now(UTC))
@@ -150,7 +158,9 @@ def cut(rows: pa.Table, at: datetime) -> tuple[pa.Table, pa.Table]:
 async def main() -> None:
     parser = argparse.ArgumentParser(description="the page with everything behind it in memory")
     parser.add_argument("--port", type=int, default=7490)
-    parser.add_argument("--rows", type=Path, help="Parquet with the columns of tests/browser/flights.py instead of seeded rows")
+    parser.add_argument(
+        "--rows", type=Path, help="Parquet with the columns of tests/browser/flights.py instead of seeded rows"
+    )
     parser.add_argument("--live-from", default="2013-07-09T02:00:00+00:00")
     given = parser.parse_args()
     if given.rows:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import perf_counter
 
 import duckdb
@@ -27,6 +29,7 @@ class MemoryAnswers:
         self._changed = asyncio.Condition()
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("SET TimeZone = 'UTC'")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="duckdb")  # beside the loop: pages stay alive while it computes
         self._down: MillraceError | None = None
         self.asked = 0
 
@@ -50,7 +53,7 @@ class MemoryAnswers:
     async def query(self, question: Question) -> Answer:
         if self._down is not None:
             raise self._down
-        return self._answer(question)
+        return await self._computed(question)
 
     async def follow(
         self, question: Question, *, min_interval_ms: int
@@ -58,7 +61,7 @@ class MemoryAnswers:
         seen, down = 0, False
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._is_news(question, seen, down))
+                await self._changed.wait_for(partial(self._is_news, question, seen, down))
             if self._down is not None:
                 down = True
                 yield Interrupted(self._down.reason, self._down.message)
@@ -67,13 +70,16 @@ class MemoryAnswers:
                 down = False
                 yield Resumed()
             seen = self._versions.get(question.table, 0)
-            yield self._answer(question)
+            yield await self._computed(question)
             await asyncio.sleep(min_interval_ms / 1000)
 
     def _is_news(self, question: Question, seen: int, down: bool) -> bool:
         if self._down is not None:
             return not down
         return down or self._versions.get(question.table, -1) != seen
+
+    async def _computed(self, question: Question) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
 
     def _answer(self, question: Question) -> Answer:
         self.asked += 1
@@ -84,7 +90,7 @@ class MemoryAnswers:
         cursor = self._connection.cursor()
         cursor.register("source", source)
         try:
-            rows = cursor.execute(sql.text(), sql.params).to_arrow_table()
+            rows = cursor.sql(sql.text(), params=sql.params).to_arrow_table()
         except duckdb.Error as error:
             raise FieldInvalid(str(error).splitlines()[0], field="spec") from error
         time = question.time_column or self._event_time.get(question.table, "")

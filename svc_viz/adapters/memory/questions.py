@@ -102,7 +102,8 @@ class Sql:
         others = [quoted(one.name) for one in asked.dimensions if one is not axis]
         spread = f"SELECT unnest(generate_series(min({name}), max({name}), {step})) AS {name} FROM grouped"
         if axis.kind == "bin":
-            spread = f"SELECT min({name}) + i * {step} AS {name} FROM grouped, range(0, 100000) t(i) GROUP BY i HAVING min({name}) + i * {step} <= max({name})"
+            at = f"min({name}) + i * {step}"
+            spread = f"SELECT {at} AS {name} FROM grouped, range(0, 100000) t(i) GROUP BY i HAVING {at} <= max({name})"
         keys = f"(SELECT DISTINCT {', '.join(others)} FROM grouped)" if others else "(SELECT 1)"
         on = " AND ".join(
             [
@@ -122,7 +123,8 @@ class Sql:
             [*shown, *(f"{text} AS {quoted(one.name)}" for text, one in zip(numbers, asked.measures, strict=True))]
         )
         nulls = f" UNION ALL SELECT * FROM grouped WHERE {name} IS NULL"
-        return f"WITH grouped AS ({inner}), axis AS ({spread}) SELECT {chosen} FROM axis CROSS JOIN {keys} keys LEFT JOIN grouped ON {on}{nulls}"
+        parts = f"WITH grouped AS ({inner}), axis AS ({spread})"
+        return f"{parts} SELECT {chosen} FROM axis CROSS JOIN {keys} keys LEFT JOIN grouped ON {on}{nulls}"
 
 
 def quoted(name: str) -> str:

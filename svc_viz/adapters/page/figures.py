@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from bokeh.models import (
     BasicTicker,
-    BoxAnnotation,
     BoxSelectTool,
     BoxZoomTool,
     ColumnDataSource,
@@ -17,6 +16,7 @@ from bokeh.models import (
     Range1d,
     WheelZoomTool,
 )
+from bokeh.models.annotations import BoxAnnotation
 from bokeh.plotting import figure
 
 from svc_viz.domain.charts import Drawing, Plot
@@ -107,8 +107,8 @@ def build(drawing: Drawing, height: int) -> Chart:
     """An empty chart of the right kind."""
     time = drawing.spec.x == "time"
     fig = figure(
-        x_range=Range1d(0, 1),
-        y_range=Range1d(0, 1),
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
         height=height,
         sizing_mode="stretch_both",
         toolbar_location=None,
@@ -149,7 +149,7 @@ def _style(fig: Any) -> None:
         axis.minor_tick_line_color = None
         axis.major_label_text_font_size = "11px"
         axis.major_label_standoff = 6
-    fig.xgrid.grid_line_color = None
+    fig.xgrid.visible = False
 
 
 def _draw_series(fig: Any, drawing: Drawing, bars: ColumnDataSource) -> list[Any]:

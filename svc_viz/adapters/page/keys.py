@@ -1,4 +1,4 @@
-"""The key that lets a browser in: made once, kept in MILLRACE_HOME, readable by its owner alone, so that restarts keep browsers signed in."""
+"""The key that lets a browser in: made once, kept in MILLRACE_HOME (0600), so that restarts keep browsers signed in."""
 
 from __future__ import annotations
 

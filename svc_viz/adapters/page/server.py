@@ -59,6 +59,11 @@ class PageServer:
         return self._port
 
     @property
+    def sessions(self) -> int:
+        """Open Bokeh sessions."""
+        return len(self._server.get_sessions("/b")) if self._server is not None else 0
+
+    @property
     def url(self) -> str:
         return f"http://{self._host}:{self._port}/"
 

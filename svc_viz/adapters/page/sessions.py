@@ -17,8 +17,8 @@ from svc_viz.adapters.page.figures import Chart, build
 from svc_viz.adapters.page.models import Panel, Wire
 from svc_viz.domain import cards, pipelines
 from svc_viz.domain.board import NoticeBoard
-from svc_viz.domain.charts import Drawing
-from svc_viz.domain.desk import DRAWN, Desk
+from svc_viz.domain.charts import DRAWN, Drawing
+from svc_viz.domain.desk import Desk
 from svc_viz.domain.measures import range_s
 from svc_viz.domain.state import Interval, PageState, encode
 from svc_viz.domain.validation import cells_of

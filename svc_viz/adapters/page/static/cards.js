@@ -72,7 +72,7 @@ Millrace.cards = (() => {
 
   const summary = (line, data) => {
     if (!data.parts) return;
-    const parts = data.parts.flatMap((part, i) => [i ? " · " : "", el("b", {}, part.value), ` ${part.label}`]);
+    const parts = data.parts.flatMap((part, i) => [`${i ? " · " : ""}${part.before}`, el("b", {}, part.value), part.after]);
     fill(line, ...parts.map((part) => (part instanceof Node ? part : document.createTextNode(part))), document.createTextNode(` · ${data.elapsed}`));
   };
 
@@ -103,7 +103,7 @@ Millrace.cards = (() => {
     } else text(box, words[data.status] || "");
   };
 
-  const KINDS = { kpi, table: list, multiples, dead_letters: dead, bar: chart, line: chart, histogram: chart };
+  const KINDS = { kpi, freshness: kpi, table: list, multiples, dead_letters: dead, bar: chart, line: chart, histogram: chart };
 
   const show = (card, data, send) => {
     if (card.dataset.kind === "summary") { summary(card, data); return; }

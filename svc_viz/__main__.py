@@ -1,0 +1,53 @@
+"""viz as a process: the only place that names concrete adapters. One event loop serves gRPC and the page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from millrace.client.channel import Connection
+from millrace.server.bootstrap import run
+from millrace.server.runtime import Composition, Runtime, ServiceSpec
+from millrace.viz.v1 import viz_pb2_grpc
+from svc_viz.adapters.analysis.answers import AnalysisAnswers
+from svc_viz.adapters.page.rendering import BokehRenderer
+from svc_viz.adapters.page.server import PageServer
+from svc_viz.adapters.storage.dashboards import StoredDashboards
+from svc_viz.adapters.storage.observer import StorageObserver
+from svc_viz.config import Settings
+from svc_viz.domain.board import NoticeBoard
+from svc_viz.domain.hub import Hub
+from svc_viz.servicers.viz import VizServicer
+
+
+async def compose(settings: Settings, runtime: Runtime) -> Composition:
+    storage, analysis = Connection(runtime.channel("storage")), Connection(runtime.channel("analysis"))
+    token = settings.user_token()
+    board = NoticeBoard()
+    hub = Hub(
+        AnalysisAnswers(analysis.acting_as(token) if token else analysis),
+        lambda: datetime.now(UTC),
+        min_interval_ms=settings.min_interval_ms,
+        suspects=lambda: "analysis does not answer" if "analysis" in runtime.peers.lost() else "",
+    )
+    page = PageServer(
+        board,
+        hub,
+        home=settings.home,
+        host=settings.page_host,
+        port=settings.page_port,
+        hosts=settings.page_hosts,
+        reuse_port=settings.so_reuseport,
+    )
+    observer = StorageObserver(storage)
+    servicer = VizServicer(StoredDashboards(storage), board, AnalysisAnswers(analysis).query, BokehRenderer())
+    return Composition(
+        servicers=[(viz_pb2_grpc.add_VizServiceServicer_to_server, servicer)],
+        background={"observer": lambda: observer.run(board), "suspicion": hub.suspect},
+        on_start=[page.start],
+        on_stop=[hub.close, page.stop],
+        counters=lambda: {"questions_followed": float(hub.streams), "page_sessions": float(page.sessions)},
+    )
+
+
+if __name__ == "__main__":
+    run(ServiceSpec(name="viz", settings=Settings.from_env, compose=compose))

@@ -79,13 +79,20 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 def raw_of(batch: pa.RecordBatch, index: int) -> bytes:
     """One row as JSON, cut and marked beyond 64 KiB."""
-    row = batch.slice(index, 1).to_pylist()[0]
+    row = {name: _python(batch.column(name), index) for name in batch.schema.names}
     return cut(json.dumps(row, default=_text, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def cut(raw: bytes) -> bytes:
     """At most 64 KiB; what was longer ends in `...cut`."""
     return raw if len(raw) <= RAW_LIMIT else raw[: RAW_LIMIT - len(CUT_MARK)] + CUT_MARK
+
+
+def _python(values: pa.Array, index: int) -> Any:
+    try:
+        return values[index].as_py()
+    except (OverflowError, ValueError):  # a time that Python cannot hold
+        return str(values.slice(index, 1).view(pa.int64() if values.type.bit_width == 64 else pa.int32())[0])
 
 
 def _text(value: Any) -> str:

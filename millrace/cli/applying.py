@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from millrace.cli.failures import Failed
+from millrace.cli.grid import counted
 from millrace.cli.kinds import (
     get_dashboard,
     get_pipeline,
@@ -141,7 +142,7 @@ class Applier:
         task = self.reporter.start(name)
 
         def observe(progress: run_pb2.RunProgress) -> None:
-            dead = f"{progress.rows_dead_lettered:,} dead letters" if progress.rows_dead_lettered else ""
+            dead = counted(progress.rows_dead_lettered, "dead letters") if progress.rows_dead_lettered else ""
             self.reporter.update(task, progress.rows_written, progress.fraction, dead)
 
         def warned(warning: run_pb2.RunWarning) -> None:
@@ -150,7 +151,7 @@ class Applier:
         finished = await run_once(self.session, source, request, observe, warned)
         said = self.reporter.finish(task)
         dead = finished.progress.rows_dead_lettered
-        self.tell(Applied("source", name, Outcome.RAN, said + (f", {dead:,} dead letters" if dead else "")))
+        self.tell(Applied("source", name, Outcome.RAN, said + (f", {counted(dead, 'dead letters')}" if dead else "")))
 
     async def _next_run(self, source: extract_pb2.Source) -> str | None:
         """The id to run (or attach) under; None when this spec has been run to its end already."""

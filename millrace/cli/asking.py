@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millrace.analysis.v1 import analysis_pb2
-from millrace.cli.grid import count, span
+from millrace.cli.grid import counted, span
 from millrace.cli.kinds import short_name
 from millrace.cli.session import Session
 from millrace.cli.terminal import note
@@ -25,7 +25,7 @@ async def ask(session: Session, request: analysis_pb2.QueryRequest, writer: RowW
         writer.end()
         end, versions = query.end, query.header.versions
     read = ", ".join(f"{short_name(table)}@{version}" for table, version in sorted(versions.items()))
-    said = [f"{count(end.row_count)} rows", *([read] if read else []), span(end.elapsed.ToNanoseconds() / 1e9)]
+    said = [counted(end.row_count, "rows"), *([read] if read else []), span(end.elapsed.ToNanoseconds() / 1e9)]
     note(" · ".join(said), "dim")
     if end.truncated:
         note("the result goes on: it was cut here, --max-rows takes more", "yellow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from millrace.cli.grid import counted
 from millrace.cli.kinds import get_source, get_table, get_transform, short_name
 from millrace.cli.progress import Reporter, Task
 from millrace.cli.session import Session
@@ -46,7 +47,7 @@ async def _follow_source(session: Session, wanted: extract_pb2.Source, reporter:
         await asyncio.sleep(_LOOK_EVERY_S)
     if task is not None:
         task.done = max(task.done, status.progress.rows_written)
-        note(f"{name}: {reporter.finish(task)}, {status.progress.rows_dead_lettered:,} dead letters")
+        note(f"{name}: {reporter.finish(task)}, {counted(status.progress.rows_dead_lettered, 'dead letters')}")
     if status.state in _STOPPED and status.cause:
         note(
             f"{name}: {run_pb2.WorkState.Name(status.state).removeprefix('WORK_STATE_').lower()}: {status.cause}",

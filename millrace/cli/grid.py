@@ -54,6 +54,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, unit: str) -> str:
+    """ "1 row", "3,000 rows"; `unit` is the plural in -s."""
+    return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
+
+
 def size(number: int) -> str:
     """Bytes as people read them."""
     value = float(number)

@@ -10,12 +10,13 @@ from typing import Any
 from millrace import errors
 from millrace.admin.v1 import admin_pb2
 from millrace.cli.kinds import KINDS, short_name
-from millrace.cli.session import AREAS, Session
+from millrace.cli.session import AREAS, Session, plain_words
 from millrace.client.channel import call
 from millrace.client.status import CALL_ERRORS, error_of
 from millrace.types.v1 import run_pb2
 
 _ANSWER_S = 3.0
+_OWNERS = {"sources": "extract", "transforms": "transform", "tables": "storage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,12 @@ async def look(session: Session) -> Health:
     """Never raises for a service that is down; its part is empty then."""
     services = list(await asyncio.gather(*(_service(session, area) for area in AREAS)))
     health = Health(services)
-    parts = ("sources", "transforms", "tables")
+    parts = tuple(_OWNERS)
+    down = {service.area for service in services if service.said is None}
     answers = await asyncio.gather(*(_listed(KINDS[part].listed(session)) for part in parts))
     for part, (things, why) in zip(parts, answers, strict=True):
         setattr(health, part, things)
-        if why:
+        if why and _OWNERS[part] not in down:
             health.problems.append(Problem(part, f"cannot be listed: {why}"))
     health.problems = [*_of_services(services), *_of_work(health), *health.problems]
     return health
@@ -77,7 +79,7 @@ async def _service(session: Session, area: str) -> Service:
         )  # fmt: skip
     except (*CALL_ERRORS, errors.MillraceError) as error:
         given_up = session.endpoints.down.get(area, "")
-        return Service(area, address, None, f"stays down: {given_up}" if given_up else error_of(error).message)
+        return Service(area, address, None, f"stays down: {given_up}" if given_up else plain_words(error_of(error)))
     return Service(area, address, said, said.state_reason)
 
 
@@ -88,14 +90,14 @@ async def _listed(listing: Awaitable[Sequence[Any]]) -> tuple[Sequence[Any], str
     except TimeoutError:
         return (), f"no answer within {_ANSWER_S:g} s"
     except (*CALL_ERRORS, errors.MillraceError) as error:
-        return (), error_of(error).message
+        return (), plain_words(error_of(error))
 
 
 def _of_services(services: Sequence[Service]) -> list[Problem]:
     found = []
     for service in services:
         if service.said is None:
-            found.append(Problem(service.area, f"does not answer at {service.address}: {service.why}"))
+            found.append(Problem(service.area, f"{service.why} ({service.address})"))
         elif service.state != "serving":
             lost = ", ".join(peer.service for peer in service.said.peers if not peer.reachable)
             why = service.why or (f"out of reach: {lost}" if lost else "")

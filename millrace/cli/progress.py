@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from millrace.cli.grid import count, span
+from millrace.cli.grid import counted, span
 from millrace.cli.terminal import colour, escaped, note
 
 _LINE_EVERY_S = 2.0
@@ -32,7 +32,7 @@ class Task:
     def text(self, now: float | None = None) -> str:
         """ "1,240 rows · 620 rows/s · 3 s left"."""
         elapsed = max(1e-3, (time.monotonic() if now is None else now) - self.started)
-        parts = [f"{count(self.done)} {self.unit}"]
+        parts = [counted(self.done, self.unit)]
         if self.done and elapsed > 0.2:
             parts.append(f"{self.done / elapsed:,.0f} {self.unit}/s")
         if 0.0 < self.fraction < 1.0 and elapsed > 1.0:
@@ -87,4 +87,4 @@ class Reporter:
         if self._bars is not None:
             self._bars.remove_task(self._ids.pop(id(task)))  # type: ignore[arg-type]
         elapsed = time.monotonic() - task.started
-        return f"{count(task.done)} {task.unit} in {span(elapsed)}"
+        return f"{counted(task.done, task.unit)} in {span(elapsed)}"

@@ -11,7 +11,7 @@ from millrace import errors
 from millrace.cli.failures import nearest_hint
 from millrace.cli.kinds import KINDS
 from millrace.cli.options import Settings
-from millrace.cli.session import Session, read_endpoints
+from millrace.cli.session import Session, plain_words, read_endpoints
 from millrace.client.status import CALL_ERRORS, Unreachable, error_of
 from millrace.laptop.down import running_pid
 
@@ -49,6 +49,7 @@ async def within(settings: Settings, work: Callable[[Session], Awaitable[T]]) ->
 async def suggest(session: Session, error: errors.MillraceError) -> None:
     """Gives a "does not exist" the hint that names what does; stays silent when that cannot be found out."""
     if isinstance(error, Unreachable):
+        error.message = plain_words(error)
         home = session.settings.home
         up = f"`millrace status` shows which service is down; its log is in {home / 'logs'}"
         error.hint = up if running_pid(home) > 0 else f"nothing runs in {home} any more: start it with `millrace up`"

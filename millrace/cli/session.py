@@ -14,6 +14,8 @@ from millrace.analysis.v1 import analysis_pb2_grpc
 from millrace.cli.failures import Failed
 from millrace.cli.options import Settings
 from millrace.client.channel import CRUD_DEADLINE_S, Connection, call, open_channel
+from millrace.client.status import Unreachable
+from millrace.errors import MillraceError
 from millrace.extract.v1 import extract_pb2_grpc
 from millrace.laptop.home import AREAS, Endpoints
 from millrace.laptop.home import read_endpoints as home_endpoints
@@ -34,6 +36,18 @@ def read_endpoints(home: Path) -> Endpoints:
         raise Failed(
             f"{home / 'endpoints.json'} cannot be read", reason="NOT_RUNNING", hint="`millrace up` writes it anew"
         ) from error
+
+
+def plain_words(error: MillraceError) -> str:
+    """A transport's failure in a few words: gRPC's own text names every address it tried."""
+    if not isinstance(error, Unreachable):
+        return error.message
+    refused = "Connection refused" in error.message
+    return (
+        "no answer: the connection was refused"
+        if refused
+        else f"no answer ({error.metadata.get('grpc_code', 'silence')})"
+    )
 
 
 def not_running(home: Path) -> Failed:
@@ -117,4 +131,4 @@ class Session:
         self._channels.clear()
 
 
-__all__ = ["AREAS", "Endpoints", "Session", "not_running", "read_endpoints"]
+__all__ = ["AREAS", "Endpoints", "Session", "not_running", "plain_words", "read_endpoints"]

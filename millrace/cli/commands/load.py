@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from millrace.cli.failures import Failed
 from millrace.cli.files import FORMATS, Layout, Rows, content_mark, infer
+from millrace.cli.grid import counted
 from millrace.cli.kinds import get_table, short_name
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.progress import Reporter
@@ -119,7 +120,8 @@ def _say(name: str, dead: int, said: str, known: int, seen: int) -> None:
         note(f"{name}: these {seen:,} rows were loaded before; --again appends them once more")
         return
     before = f", {known:,} were there already" if known else ""
-    note(f"{name}: {said}{f', {dead:,} dead letters' if dead else ''}{before}")
+    refused = f", {counted(dead, 'dead letters')}" if dead else ""
+    note(f"{name}: {said}{refused}{before}")
     if dead:
         note(f"`millrace dead-letters {name}` shows them")
 

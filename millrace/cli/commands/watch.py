@@ -10,6 +10,7 @@ from typing import cast
 
 import click
 
+from millrace.cli.grid import counted
 from millrace.cli.kinds import short_name
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.running import with_session
@@ -73,10 +74,10 @@ def _kind(version: storage_pb2.TableVersion) -> str:
 
 def _line(version: storage_pb2.TableVersion) -> str:
     number = f"{version.number}" if version.first in (version.number, 0) else f"{version.first}–{version.number}"
-    dead = f"  {version.rows_dead_lettered:,} dead letters" if version.rows_dead_lettered else ""
+    dead = f"  {counted(version.rows_dead_lettered, 'dead letters')}" if version.rows_dead_lettered else ""
     removed = f"  -{version.rows_removed:,} rows" if version.rows_removed else ""
     time = version.commit_time.ToDatetime().strftime("%H:%M:%S.%f")[:-3] + "Z"
-    rows = paint(f"+{version.rows_added:,} rows", "green", colour(sys.stdout))
+    rows = paint(f"+{counted(version.rows_added, 'rows')}", "green", colour(sys.stdout))
     return f"{time}  version {number:<9} {_kind(version):<8} {rows}{removed}{dead}"
 
 

@@ -157,8 +157,8 @@ def test_bad_rows_become_dead_letters_when_asked(cli: Cli, shop: Path, tmp_path:
     path.write_text("id,at,price\n1,2024-01-01T00:00:00Z,-1\n2,2024-01-01T00:00:00Z,2\n")
     answer = cli("load", str(path), "--table", "orders", "--bad-rows", "dead-letter")
     assert answer.code == 0, answer.err
-    assert "1 rows in" in answer.err
-    assert "1 dead letters" in answer.err
+    assert "1 row in" in answer.err
+    assert "1 dead letter" in answer.err
 
 
 def test_delete_takes_a_pipeline_and_leaves_its_tables(cli: Cli, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Resources through kill -9 around the catalog's commit: each request is answered at last, and was done once."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svc_storage.adapters.clock import SystemClock
+from svc_storage.adapters.sqlite.store import SqliteControl
+from svc_storage.domain.resource_names import Selection
+from svc_storage.domain.resources import Resources
+from tests.chaos import catalog_child
+
+LAST = 59
+POINTS = ("storage.before_catalog_commit", "storage.after_catalog_commit")
+
+
+def run_child(path: Path, first: int, failpoints: str) -> tuple[int, int]:
+    """(exit code, the last number that was answered)."""
+    command = [sys.executable, "-m", catalog_child.__name__, str(path), str(first), str(LAST)]
+    env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    answered = [int(line) for line in done.stdout.split()]
+    return done.returncode, answered[-1] if answered else first - 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_every_request_is_done_once(tmp_path: Path, seed: int) -> None:
+    dice, path, first, kills = random.Random(seed), tmp_path / "catalog.sqlite", 0, 0
+    while first <= LAST:
+        point = f"{dice.choice(POINTS)}=kill:{dice.randint(1, 12)}" if kills < 8 else ""
+        code, answered = run_child(path, first, point)
+        kills += code == -9
+        first = answered + 1
+    assert kills >= 4
+    store = await SqliteControl.open(path)
+    resources = Resources(store, SystemClock())
+    found, revision = await resources.page(Selection("runs"), after_name="", limit=1_000)
+    assert revision == LAST + 1
+    assert [(one.generation, one.last_event) for one in found] == [(1, 1)] * ((LAST + 1) // 2)
+    await store.close()

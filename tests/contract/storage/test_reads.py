@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import random
+from collections.abc import AsyncIterator
 from itertools import chain
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from millrace.errors import (
 from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.predicates import Compare, In, Not, Op
 from svc_storage.domain.reads import DirectAccess, Reads, ReadWish, RowStream
+from svc_storage.domain.rows import Chunk
 from svc_storage.domain.scans import Scan, TimeRange
 from svc_storage.domain.streams import closing
 from tests.contract.storage.backends import NAME, Rig, incoming
@@ -305,3 +307,35 @@ async def test_direct_access_needs_the_stores_id(rig: Rig) -> None:
         assert found.residual == Compare("id", Op.GE, 300)
         assert found.files[0].url.startswith("file:///")
         assert await reads.split_files(split.token, store_id=STORE) == found
+
+
+# -- bounds
+async def test_a_stalled_reader_holds_a_few_mebibytes(rig: Rig) -> None:
+    await fill(rig, *([50_000] * 16))
+    before = pa.total_allocated_bytes()
+    streams = [await reads_of(rig).open(ReadWish(scan=Scan(NAME))) for _ in range(4)]
+    for stream in streams:
+        assert await stream.next() is not None
+        assert stream._ahead is not None
+        await stream._ahead
+    assert (pa.total_allocated_bytes() - before) / len(streams) < 16 << 20
+    for stream in streams:
+        await stream.aclose()
+
+
+async def test_a_filter_that_matches_nothing_stays_interruptible(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svc_storage.domain.rows.SCANNED_BYTES", 1 << 16)
+    await fill(rig, 30_000, 30_000)
+    nothing = Not(In("status", ("open", "done")))
+    stream = await reads_of(rig).open(ReadWish(scan=Scan(NAME, predicate=nothing)))
+    async with closing(stream):
+        chunks = [chunk async for chunk in _chunks(stream)]
+    assert len(chunks) >= 2
+    assert sum(chunk.batch.num_rows for chunk in chunks) == stream.emitted == 0
+    ends = [chunk.end for chunk in chunks]
+    assert ends == sorted(ends)
+
+
+async def _chunks(stream: RowStream) -> AsyncIterator[Chunk]:
+    while (chunk := await stream.next()) is not None:
+        yield chunk

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -19,6 +20,7 @@ from millrace.client.resources import new_request_id
 from millrace.storage.v1 import leases_pb2 as pb
 from millrace.storage.v1 import leases_pb2_grpc
 
+_log = logging.getLogger(__name__)
 _NEVER = float("-inf")
 
 
@@ -114,8 +116,9 @@ class LeaseKeeper:
             except errors.LeaseLost as error:
                 self._lose(error)
                 return
-            except errors.MillraceError:
-                # Tried again until two thirds of the ttl are over; then it is lost, above.
+            except Exception as error:
+                # Tried again until two thirds of the ttl are over; then it is lost, above. Nothing may end this task silently.
+                _log.info("the lease %s was not renewed: %s", self._name, error)
                 continue
             self._renewed = asked
 

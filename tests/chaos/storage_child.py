@@ -1,8 +1,8 @@
 """A storage without network that appends 0, 1, 2, … to one table until it is killed. Run by test_storage_kill.py.
 
-    python -m tests.chaos.storage_child FOLDER TARGET
+    python -m tests.chaos.storage_child FOLDER TARGET [PLANTED_BUG]
 
-Prints `opened N`, then `ack N` for every acknowledged offset, `done` at the end.
+Prints `opened N POSITION`, then `ack N` for every acknowledged offset, `done` at the end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from svc_storage.domain.opened import Opened
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import RequestMark, Version
+from tests.chaos.planted import plant
 from tests.contract.storage.backends import NAME, SCHEMA, incoming
 
 POLICY = Policy(checkpoint_every=9, keep_log_us=0, keep_versions=4, trim_every_us=0)
@@ -54,7 +55,7 @@ async def work(folder: Path, target: int) -> None:
     upkeep = Upkeep(opened, catalog, backend, Nobody(), clock, POLICY)
     stream = await table.committer.open(OpenRequest(writer="w", epoch=0, principal="tester"))
     offset = stream.opened.next_offset
-    say(f"opened {offset}")
+    say(f"opened {offset} {stream.opened.positions.get('file', 0)}")
     telling = asyncio.create_task(tell(stream))
     count = 0
     while offset < target:
@@ -83,4 +84,6 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        plant(sys.argv[3])
     asyncio.run(work(Path(sys.argv[1]), int(sys.argv[2])))

@@ -35,14 +35,14 @@ POINTS = (
     "storage.during_trim",
 )
 SEED = 20_261_124
-KILLS = 4
-TARGET = 1_200
+KILLS = 2
+TARGET = 600
 
 
-def run_child(data: Path, journal: Path, failpoints: str) -> tuple[int, list[str]]:
-    """(return code, what it said)."""
+def run_child(data: Path, journal: Path, failpoints: str, *planted: str) -> tuple[int, list[str]]:
+    """(return code, what it said). `planted`: the name of a bug to build in."""
     env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "MILLRACE_FSYNC_JOURNAL": str(journal)}
-    command = [sys.executable, "-m", "tests.chaos.storage_child", str(data), str(TARGET)]
+    command = [sys.executable, "-m", "tests.chaos.storage_child", str(data), str(TARGET), *planted]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
     if done.returncode not in (0, -signal.SIGKILL):
         raise AssertionError(f"the child failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
@@ -72,25 +72,36 @@ def _rows(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_kills_at(point: str, tmp_path: Path) -> None:
-    dice = random.Random(f"{SEED} {point}")
-    data, journal = tmp_path / "data", tmp_path / "journal"
-    acked, story = 0, [f"seed {SEED}"]
+    episode(tmp_path, point, random.Random(f"{SEED} {point}"))
+
+
+def episode(folder: Path, point: str, dice: random.Random, *planted: str) -> None:
+    """Kills at one point a few times, every second time with a power loss, then lets it end, and counts."""
+    data, journal = folder / "data", folder / "journal"
+    acked, story = 0, [f"seed {SEED}, {point}"]
     for kill in range(KILLS):
-        hit = dice.randint(1, 1 if point in ("storage.after_create_folder", "storage.before_fence") else 6)
-        code, said = run_child(data, journal, f"{point}=kill:{hit}")
-        opened = next((int(line.split()[1]) for line in said if line.startswith("opened ")), None)
-        story.append(f"kill {kill}: {point}=kill:{hit}, code {code}, opened {opened}, acked {acknowledged(said)}")
-        assert opened is None or opened >= acked, "\n".join(story)
-        acked = max(acked, acknowledged(said))
+        hit = dice.randint(1, 1 if point in ("storage.after_create_folder", "storage.before_fence") else 4)
+        code, said = run_child(data, journal, f"{point}=kill:{hit}", *planted)
+        story.append(f"kill {kill}: {point}=kill:{hit}, code {code}, {said[:1]}, acked {acknowledged(said)}")
+        acked = max(check_opened(said, acked, story), acknowledged(said))
         if code == 0:
             break
         if kill % 2:
             story += lose_power(data, journal, dice)
-    code, said = run_child(data, journal, "")
+    code, said = run_child(data, journal, "", *planted)
     assert code == 0
-    opened = int(said[0].split()[1])
-    assert opened >= acked, "\n".join(story)
+    check_opened(said, acked, story)
     check(data, said, "\n".join(story))
+
+
+def check_opened(said: list[str], acked: int, story: list[str]) -> int:
+    """The writer stands no lower than what was acknowledged, and its position is the one of its offset."""
+    if not said or not said[0].startswith("opened "):
+        return acked
+    _, opened, position = said[0].split()
+    assert int(opened) >= acked, "\n".join([f"{acked} acknowledged, {opened} found", *story])
+    assert opened == position, "\n".join([f"position {position} at offset {opened}", *story])
+    return int(opened)
 
 
 @pytest.mark.parametrize("point", ["storage.before_commit", "storage.after_commit", "storage.after_commit_fsync"])
@@ -106,3 +117,30 @@ def test_an_answer_that_is_lost_is_read_again(point: str, tmp_path: Path) -> Non
     (folder,) = (data / "tables").iterdir()
     assert sorted(_rows(folder)) == list(range(400))
     assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("bug", "point"),
+    [
+        ("ack_before_commit", "storage.before_commit"),
+        ("no_log_fsync", "storage.before_ack"),
+        ("position_outside", "storage.before_ack"),
+    ],
+)
+def test_a_planted_bug_is_caught(bug: str, point: str, tmp_path: Path) -> None:
+    def episodes() -> None:
+        for number in range(4):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            episode(folder, point, random.Random(f"{SEED} {bug} {number}"), bug)
+
+    with pytest.raises(AssertionError):
+        episodes()
+
+
+@pytest.mark.parametrize(("planted", "code"), [((), 0), (("no_epoch_check",), 1)])
+def test_a_stopped_writer_that_wakes_up_is_refused(planted: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    """What it still sends after another took over would stand where the other's rows belong."""
+    command = [sys.executable, "-m", "tests.chaos.storage_zombie", str(tmp_path), *planted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr[-3000:]

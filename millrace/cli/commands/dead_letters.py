@@ -13,7 +13,7 @@ from millrace.cli.session import Session
 from millrace.cli.writers import FORMATS, writer_for
 
 _ROWS = """
-SELECT reason, field, raw::VARCHAR AS raw, writer, "offset", time
+SELECT reason, field, raw, writer, "offset", time
 FROM {table} ORDER BY time DESC, "offset" DESC LIMIT {limit}
 """
 _REASONS = """
@@ -41,7 +41,7 @@ def command(settings: Settings, table: str, by_reason: bool, limit: int, output:
 
     async def work(session: Session) -> None:
         await get_table(session, name)  # its own error for a mistyped name
-        await ask(session, request, writer)
+        await ask(session, request, writer, text_column="" if by_reason else "raw")
 
     with_session(settings, work)
 

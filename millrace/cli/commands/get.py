@@ -20,7 +20,7 @@ from millrace.cli.terminal import colour, note
 from millrace.errors import Missing
 from millrace.pipeline.render import part_of, to_yaml
 
-COLUMNS = ("name", "type", "null", "description")
+_TABLE_KEYS = ("table", "output", "driving_table")
 
 
 @click.command(cls=Command)
@@ -73,7 +73,9 @@ async def _yaml(session: Session, things: Sequence[Any], name: str | None) -> st
             names = ", ".join(short_name(thing.name) for thing in things)
             raise click.UsageError(f"a file holds one pipeline and there are {len(things)}\nname one: {names}")
         return await _pipeline_yaml(session, things[0])
-    return to_yaml(_grouped(things), name or "all", session.settings.namespace, kind="Parts")
+    return to_yaml(
+        _grouped(things, session.settings.namespace), name or "all", session.settings.namespace, kind="Parts"
+    )
 
 
 async def _pipeline_yaml(session: Session, pipeline: Pipeline) -> str:
@@ -88,14 +90,25 @@ async def _pipeline_yaml(session: Session, pipeline: Pipeline) -> str:
     made = {thing.spec.output for thing in found if hasattr(thing, "spec") and hasattr(thing.spec, "output")}
     kept = [thing for thing in found if thing.name not in made]
     return to_yaml(
-        _grouped(kept), short_name(pipeline.name), session.settings.namespace,
+        _grouped(kept, session.settings.namespace), short_name(pipeline.name), session.settings.namespace,
         title=spec.title, description=spec.description,
     )  # fmt: skip
 
 
-def _grouped(things: Sequence[Message]) -> Mapping[str, Mapping[str, object]]:
+def _grouped(things: Sequence[Message], namespace: str) -> Mapping[str, Mapping[str, object]]:
     grouped: dict[str, dict[str, object]] = {}
     for thing in things:
         collection, name, value = part_of(thing)
-        grouped.setdefault(collection, {})[name] = value
+        grouped.setdefault(collection, {})[name] = _with_bare_names(value, namespace)
     return grouped
+
+
+def _with_bare_names(value: object, namespace: str) -> object:
+    """A part whose tables are named as people write them: bare within their namespace."""
+    if not isinstance(value, dict):
+        return value
+    prefix = f"namespaces/{namespace}/tables/"
+    return {
+        key: text.removeprefix(prefix) if key in _TABLE_KEYS and isinstance(text, str) else text
+        for key, text in value.items()
+    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from millrace.laptop.detach import detached
 from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import Endpoints, Home
+from millrace.laptop.logfiles import append_line
 from millrace.laptop.pidfile import PidFile
 from millrace.laptop.ports import PORT_BASE, Ports, bind
 
@@ -65,19 +66,28 @@ def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, repo
     """`report` is called once all serve: the terminal's part is over then, when detached."""
     from millrace.laptop.supervisor import Supervisor, default_modules
 
+    on_terminal = [True]
+
+    def tell(text: str) -> None:
+        append_line(home.log("supervisor"), text)
+        if on_terminal[0]:
+            options.say(text)
+
     def serving(endpoints: Endpoints) -> None:
+        append_line(home.log("supervisor"), f"serving, pid {endpoints.pid}")
         if options.on_serving is not None:
             options.on_serving(endpoints)
+        on_terminal[0] = not options.detach
         report()
 
     async def run() -> None:
-        supervisor = Supervisor(home, ports, options.modules or default_modules(), options.say)
+        supervisor = Supervisor(home, ports, options.modules or default_modules(), tell)
         await supervisor.run(options.on_ready, serving)
 
     try:
         asyncio.run(run())
     except UpFailed as error:
-        options.say(error.text())
+        tell(error.text())
         return 1
     finally:
         home.endpoints.unlink(missing_ok=True)

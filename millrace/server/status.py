@@ -181,10 +181,17 @@ def _from_bare(code: grpc.StatusCode) -> errors.MillraceError:
     )
 
 
+def _known(error: errors.MillraceError) -> errors.MillraceError:
+    """For the client's own errors, whose reasons no server may send: a peer that broke off, or that answered without a reason."""
+    if isinstance(error, errors.RetryLater):
+        return _from_bare(Code.UNAVAILABLE)
+    return _from_bare(Code.__members__.get(error.metadata.get("grpc_code", ""), Code.UNIMPLEMENTED))
+
+
 def from_exception(error: BaseException) -> errors.MillraceError:
     """What leaves the server for `error`. Anything that nobody mapped is UNEXPECTED: its text stays in the log."""
     if isinstance(error, errors.MillraceError):
-        return error
+        return error if error.reason in CODES else _known(error)
     if isinstance(error, grpc.aio.AioRpcError):
         return from_rpc_error(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

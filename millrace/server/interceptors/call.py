@@ -200,7 +200,8 @@ class CallContext:
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
         """For code that is not ours (health, channelz): servicers raise millrace.errors instead."""
-        self._outcome.code, self._outcome.message, self._outcome.end_reason = code, details, "error"
+        if not self._outcome.reason:
+            self._outcome.code, self._outcome.message, self._outcome.end_reason = code, details, "error"
         await self._grpc.abort(code, details, trailing_metadata)
 
     async def abort_with_status(self, status: Any) -> None:

@@ -72,7 +72,7 @@ class Deadline:
         if not call.is_stream:
             return await self._run(call, proceed)
         call.context.life = self._streams.open(call.method.full_name)
-        call.context.ends_at_write = not call.request_streaming
+        call.context.ends_at_write = not call.request_streaming and not _tells_of_drain(call)
         try:
             return await self._run(call, proceed)
         finally:
@@ -107,7 +107,7 @@ class Deadline:
 
     async def _ends_by_itself(self, call: Call, work: asyncio.Task[bytes | None]) -> bool:
         """Gives a bidi stream time for its commit, and a server stream time for its message under way (or its first one)."""
-        if call.request_streaming or call.tally.messages_out == 0:
+        if call.request_streaming or call.tally.messages_out == 0 or _tells_of_drain(call):
             await asyncio.wait({work}, timeout=self._soft_s)
             return work.done()
         try:
@@ -117,6 +117,11 @@ class Deadline:
         except TimeoutError:
             _log.debug("%s: the client is too slow to take the message at hand", call.method.name)
         return work.done()
+
+
+def _tells_of_drain(call: Call) -> bool:
+    """Health's Watch: NOT_SERVING is the very message that a drain begins with."""
+    return call.method.service == "grpc.health.v1.Health"
 
 
 async def _until_done(call: Call, work: asyncio.Task[bytes | None]) -> None:

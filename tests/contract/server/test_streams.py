@@ -17,10 +17,11 @@ from tests.contract.server.toy import Toy, batch, in_band, named, opened, reason
 
 
 async def last_error(call: grpc.aio.UnaryStreamCall) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    async def read_all() -> None:
         while await call.read() is not grpc.aio.EOF:
             pass
-    return caught.value
+
+    return await failure(read_all())
 
 
 @pytest.mark.parametrize("name", ["endless", "idle", "quiet"])

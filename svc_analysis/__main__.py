@@ -17,7 +17,10 @@ from svc_analysis.adapters.duckdb import DuckDbEngine, DuckDbLanguage
 from svc_analysis.adapters.storage import StorageTables
 from svc_analysis.config import Settings
 from svc_analysis.domain.answers import Queries
+from svc_analysis.domain.live import LiveQuestions
 from svc_analysis.domain.question import Planner
+from svc_analysis.domain.subscriptions import Subscriptions
+from svc_analysis.domain.watching import Watches
 from svc_analysis.ports import Tables
 from svc_analysis.servicers.analysis import AnalysisServicer
 
@@ -40,7 +43,8 @@ def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
     engine, language = DuckDbEngine(duckdb), DuckDbLanguage()
     pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
     planner = Planner(tables, engine, language)
-    servicer = AnalysisServicer(Queries(planner, engine), pool)
+    live = LiveQuestions(planner, engine, Watches(tables))
+    servicer = AnalysisServicer(Queries(planner, engine), Subscriptions(planner, live), pool)
 
     async def stop() -> None:
         await asyncio.to_thread(duckdb.close)
@@ -49,6 +53,7 @@ def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
     return Composition(
         servicers=[(analysis_pb2_grpc.add_AnalysisServiceServicer_to_server, servicer)],
         on_stop=[stop],
+        counters=live.counters,
     )
 
 

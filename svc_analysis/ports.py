@@ -55,12 +55,13 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Change:
     """The table's newest version. `uid` differs from the one before when the table was made again. `landed`: versions that changed rows
-    since the change before."""
+    since the change before. Times are microseconds since 1970, None: unknown."""
 
     uid: str
     version: int
     landed: int = 1
     commit_time_us: int | None = None
+    event_time_high_us: int | None = None
 
 
 class Tables(Protocol):
@@ -133,6 +134,9 @@ class Language(Protocol):
 
     def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
         """A SELECT over the table with this full name, and how it writes that table."""
+
+    def columns(self, sql: str) -> str:
+        """A text with the same columns and no rows."""
 
     def highest(self, column: str, table: str, *, storage_columns: bool) -> tuple[str, Ref]:
         """A SELECT of the highest `column` in microseconds since 1970, as `high`."""

@@ -82,6 +82,9 @@ class DuckDbLanguage:
     def total_order(self, sql: str, columns: int) -> str:
         return with_total_order(sql, columns)
 
+    def columns(self, sql: str) -> str:
+        return f"SELECT * FROM ({sql.strip().rstrip(';')}\n) LIMIT 0"
+
     def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
         ref = _ref(table, storage_columns)
         return compile_spec(spec, ref.schema, ref.name, total_order=total_order), ref

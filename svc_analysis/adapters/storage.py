@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 from millrace.client.channel import Connection
 from millrace.client.watch import watch_table
@@ -15,6 +18,8 @@ from svc_analysis.ports import Change, Facts, Pinned
 
 _TRIES = 1_000_000
 """A subscription outlives any outage of storage: it shows what it has and goes on when storage is back."""
+
+_GRACE_S = 5.0
 
 
 class StorageTables:
@@ -42,23 +47,42 @@ class StorageTables:
     async def watch(self, name: str) -> AsyncIterator[Change]:
         while True:
             facts = await self.facts(name)
-            yield Change(facts.uid, facts.version, 0, facts.commit_time_us)
+            high = facts.event_time_high_us
+            yield Change(facts.uid, facts.version, 0, facts.commit_time_us, high)
             request = storage_pb2.WatchTableRequest(
                 table=name, table_uid=facts.uid, after_version=facts.version, data_changes_only=True, coalesce=True
             )
             try:
                 async with aclosing(self._changes(request)) as changes:  # type: ignore[type-var]
                     async for change in changes:
-                        yield change
+                        known = [us for us in (high, change.event_time_high_us) if us is not None]
+                        high = max(known, default=None)
+                        yield replace(change, event_time_high_us=high)
             except (TableRecreated, VersionExpired):
                 continue  # look at it anew: another table of that name, or too far behind
+
+    async def _made_again(self, name: str) -> None:
+        """Returns once there is a table of that name again. Raises TableNotFound when there is none for a while: a full refresh deletes and
+        makes its output, and who watches it should see the new one."""
+        ends = time.monotonic() + _GRACE_S
+        while True:
+            try:
+                await self.facts(name)
+                return
+            except TableNotFound:
+                if time.monotonic() >= ends:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def _changes(self, request: storage_pb2.WatchTableRequest) -> AsyncIterator[Change]:
         async with aclosing(watch_table(self._connection, request, tries=_TRIES)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, storage_pb2.TableDeleted):
-                    raise TableNotFound(f"`{request.table}` was deleted", field="table")
+                    await self._made_again(request.table)
+                    return
                 if isinstance(event, storage_pb2.TableVersion):
                     landed = max(1, event.number - event.first + 1)
                     commit_us = micros_of(event.commit_time, "commit_time")
-                    yield Change(request.table_uid, event.number, landed, commit_us)
+                    highs = (position.event_time_high for position in event.positions.values())
+                    high = max((micros_of(h, "positions") for h in highs if h.ByteSize()), default=None)
+                    yield Change(request.table_uid, event.number, landed, commit_us, high)

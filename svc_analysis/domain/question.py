@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from millrace.errors import FieldInvalid, SqlInvalid
 from svc_analysis.domain.resolve import names_storage_columns, resolve, time_column
 from svc_analysis.domain.spec import Spec
@@ -81,6 +83,12 @@ class Planner:
             raise FieldInvalid(f"the question does not read `{unread[0]}`", field="versions")
         return plan
 
+    async def columns(self, plan: Plan) -> pa.Schema:
+        """Columns of the plan's result. Raises SqlInvalid for what only shows when the tables are known."""
+        statement = Statement(self._language.columns(plan.statement.sql), plan.statement.params)
+        async with self._engine.open(statement, plan.tables) as result:
+            return result.schema
+
     # -- SQL -------------------------------------------------------------------------------------------------------------
     async def _plan_text(self, asked: SqlText, question: Question, resumable: bool) -> Plan:
         text = self._language.parse(asked.sql, question.namespace)
@@ -93,8 +101,7 @@ class Planner:
         plan = Plan(Statement(asked.sql, asked.params), tables, total_order=False)
         if not resumable or text.volatile:
             return plan
-        async with self._engine.open(plan.statement, tables) as result:
-            sql = self._language.total_order(asked.sql, len(result.schema))
+        sql = self._language.total_order(asked.sql, len(await self.columns(plan)))
         return Plan(Statement(sql, asked.params), tables, total_order=True)
 
     async def _pin(self, name: str, refs: list[Ref], question: Question) -> dict[Ref, Pinned]:

@@ -6,11 +6,14 @@ from concurrent.futures import Executor
 
 from millrace.analysis.v1 import analysis_pb2_grpc
 from svc_analysis.domain.answers import Queries
+from svc_analysis.domain.subscriptions import Subscriptions
 from svc_analysis.servicers.query import QueryRpcs
+from svc_analysis.servicers.subscribe import SubscribeRpcs
 
 
-class AnalysisServicer(QueryRpcs, analysis_pb2_grpc.AnalysisServiceServicer):
+class AnalysisServicer(QueryRpcs, SubscribeRpcs, analysis_pb2_grpc.AnalysisServiceServicer):
     """All of the service's RPCs."""
 
-    def __init__(self, queries: Queries, pool: Executor) -> None:
+    def __init__(self, queries: Queries, subscriptions: Subscriptions, pool: Executor) -> None:
         QueryRpcs.__init__(self, queries, pool)
+        SubscribeRpcs.__init__(self, subscriptions, pool)

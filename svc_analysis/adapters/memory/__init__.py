@@ -29,13 +29,13 @@ class MemoryTables:
         self.watches[name] = self.watches.get(name, 0) + 1
         try:
             info = await self.files.describe(name)
-            yield Change(info.uid, info.version, 0)
+            yield Change(info.uid, info.version, 0, event_time_high_us=info.event_time_high_us)
             while True:
                 found = await self.files.wait_for_change(name, (info.uid, info.version))
                 if found is None:
                     raise TableNotFound(f"`{name}` was deleted", field="table")
                 landed = found.version - info.version if found.uid == info.uid else 1
                 info = found
-                yield Change(info.uid, info.version, landed)
+                yield Change(info.uid, info.version, landed, event_time_high_us=info.event_time_high_us)
         finally:
             self.watches[name] -= 1

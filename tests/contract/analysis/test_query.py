@@ -158,7 +158,11 @@ async def test_without_a_total_order_there_is_no_token(analysis: Analysis) -> No
             errors.FieldInvalid,
             "spec.dimensions[0].column",
         ),
-        ({"spec": {"table": "t", "dimensions": [{}]}}, errors.FieldRequired, "spec.dimensions[0].column|bucket|bin|part"),
+        (
+            {"spec": {"table": "t", "dimensions": [{}]}},
+            errors.FieldRequired,
+            "spec.dimensions[0].column|bucket|bin|part",
+        ),
         ({"spec": {"table": "t", "limit": -1}}, errors.FieldInvalid, "spec.limit"),
         ({"sql": {"text": "select 1"}, "max_rows": -1}, errors.FieldInvalid, "max_rows"),
         ({"sql": {"text": "select 1"}, "namespace": "../x"}, errors.FieldInvalid, "namespace"),

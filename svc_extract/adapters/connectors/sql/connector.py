@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pyarrow as pa
 
 from millrace.arrow.types import canonical
 from millrace.errors import FieldInvalid, FixRequest, MillraceError, SchemaMismatch, UnsupportedType
 from millrace.failpoints import failpoint
-from svc_extract.adapters.connectors.files.parquet import rows_of
 from svc_extract.adapters.connectors.sql.options import SqlOptions, options_from
 from svc_extract.adapters.connectors.sql.places import Place
 from svc_extract.adapters.connectors.sql.postgres import CURSOR, KEY, NUMBER, Session, Shape
+from svc_extract.domain.parsing.arrow_rows import json_of, rows_of
 from svc_extract.domain.parsing.casting import cast_text
-from svc_extract.domain.parsing.parsed import pieces
+from svc_extract.domain.parsing.parsed import Parsed, letter, pieces
 from svc_extract.ports import (
     CheckReport,
     Chunk,
@@ -127,7 +128,7 @@ class _Pass:
 
 def _whole(batch: pa.RecordBatch, table: TableInfo) -> Iterator[Chunk]:
     for first in range(0, batch.num_rows, ROWS_PER_STEP):
-        parsed = rows_of(typed(batch.slice(first, ROWS_PER_STEP), table.schema), table.schema)
+        parsed = parsed_from(batch.slice(first, ROWS_PER_STEP), table.schema)
         for piece in pieces(parsed):
             yield Chunk(rows=piece.rows, dead_letters=piece.letters, source_bytes=piece.rows.nbytes)
 
@@ -140,7 +141,7 @@ def _new(batch: pa.RecordBatch, table: TableInfo, shape: Shape, options: SqlOpti
     for first in range(0, rows.num_rows, ROWS_PER_STEP):
         part = rows.slice(first, ROWS_PER_STEP)
         keys, cursors, numbers = (_column(part, name) for name in (KEY, CURSOR, NUMBER))
-        parsed = rows_of(typed(part.select(shape.schema.names), table.schema), table.schema)
+        parsed = parsed_from(part.select(shape.schema.names), table.schema)
         for piece in pieces(parsed):
             until = slice(piece.first, piece.first + piece.records)
             place.move(keys[until], numbers[until], cursors[until], lateness=options.lateness)
@@ -167,17 +168,27 @@ def check_columns(source: pa.Schema, table: pa.Schema) -> None:
             raise SchemaMismatch(f"the source lacks `{field.name}`, which may not be NULL", field="sql.query")
 
 
-def typed(rows: pa.RecordBatch, table: pa.Schema) -> pa.RecordBatch:
-    """Columns that the driver gives in its own types (numeric, json, uuid) as text or, where the table wants it, as what the text says."""
-    columns = []
+def parsed_from(rows: pa.RecordBatch, table: pa.Schema) -> Parsed:
+    """Rows of the driver in the table's schema; a row with a value that the column cannot hold is a dead letter with the row as JSON.
+
+    Columns that the driver gives in types of its own (numeric, json, uuid) are text, or what the text says where the table wants it."""
+    columns: list[pa.Array] = []
+    bad: dict[int, tuple[str, str]] = {}
     for field, column in zip(rows.schema, rows.columns, strict=True):
         plain = plain_text(column)
-        wanted = table.field(field.name).type
-        if plain is not column and not pa.types.is_string(wanted):
-            cast, bad = cast_text(plain, wanted)
-            plain = plain if len(bad) else cast
+        if plain is not column:
+            plain, wrong = cast_text(plain, table.field(field.name).type)
+            bad.update((int(index), ("TYPE", field.name)) for index in wrong)
         columns.append(plain)
-    return pa.RecordBatch.from_arrays(columns, names=rows.schema.names)
+    typed = pa.RecordBatch.from_arrays(columns, names=rows.schema.names)
+    if not bad:
+        return rows_of(typed, table)
+    kept = [index for index in range(rows.num_rows) if index not in bad]
+    rest = rows_of(typed.take(pa.array(kept, pa.int64())), table)
+    raws = {index: json_of(rows.slice(index, 1)) for index in bad}
+    letters = [letter(index, *why, raws[index]) for index, why in bad.items()]
+    letters += [replace(one, row_index=kept[one.row_index]) for one in rest.letters]
+    return Parsed(rest.rows, tuple(sorted(letters, key=lambda one: one.row_index)))
 
 
 def plain_text(column: pa.Array) -> pa.Array:

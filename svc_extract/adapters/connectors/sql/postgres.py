@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,6 +19,7 @@ from svc_extract.adapters.connectors.sql.options import SqlOptions, quoted
 CURSOR, KEY, NUMBER = "_millrace_cursor", "_millrace_key", "_millrace_number"
 BATCH_BYTES = 2_000_000
 CONNECT_TIMEOUT_S = 10
+_SQLSTATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 _TIMES = frozenset({"timestamptz", "timestamp", "date"})
 _NUMBERS = frozenset({"int2", "int4", "int8", "numeric", "float4", "float8"})
 
@@ -48,7 +50,8 @@ class Session:
     def shape(self, options: SqlOptions) -> Shape:
         """Raises FieldInvalid where the table, the query or a column does not exist."""
         statement = f"SELECT * FROM {options.source} AS q LIMIT 0"
-        schema = self._reader(statement, ()).schema
+        with self._reader(statement, ()) as reader:
+            schema = reader.schema
         types = {field.name: (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode() for field in schema}
         for name, where in ((options.cursor, "sql.cursor_column"), *((key, "sql.key_columns") for key in options.keys)):
             if name and name not in types:
@@ -83,24 +86,27 @@ class Session:
             self._connection.close()
 
     def _batches(self, statement: str, values: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        reader = self._reader(statement, values)
-        while True:
+        with self._reader(statement, values) as reader:
+            while True:
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+                except Exception as error:
+                    raise _translated(error) from None
+                yield batch
+
+    @contextmanager
+    def _reader(self, statement: str, values: Sequence[str]) -> Iterator[pa.RecordBatchReader]:
+        with closing(self._connection.cursor()) as cursor:
             try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+                cursor.execute(statement, tuple(values) or None)
+                reader = cursor.fetch_record_batch()
             except Exception as error:
                 raise _translated(error) from None
-            yield batch
-
-    def _reader(self, statement: str, values: Sequence[str]) -> pa.RecordBatchReader:
-        try:
-            cursor = self._connection.cursor()
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-            cursor.execute(statement, tuple(values) or None)
-            return cursor.fetch_record_batch()
-        except Exception as error:
-            raise _translated(error) from None
+            with closing(reader):
+                yield reader
 
 
 def _bound(options: SqlOptions, kind: str) -> str:
@@ -137,7 +143,8 @@ def _translated(error: Exception) -> MillraceError:
     """Ours for the driver's error: its SQLSTATE, never its text, which may repeat values and addresses."""
     if isinstance(error, MillraceError):
         return error
-    state = str(getattr(error, "sqlstate", None) or "")
+    named = _SQLSTATE.search(str(error))  # where Arrow's reader passed the driver's error on, only its text has it
+    state = str(getattr(error, "sqlstate", None) or (named[1] if named else ""))
     if state.startswith(("28", "3D")):
         return FieldInvalid(f"the database refused the login (SQLSTATE {state})", field="sql.connection")
     if state == "25006":

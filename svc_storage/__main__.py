@@ -18,6 +18,7 @@ from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
 from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.expiry import Expiry
 from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.reads import DirectAccess, Reads
@@ -57,7 +58,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
             (resources_pb2_grpc.add_ResourceServiceServicer_to_server, ResourceServicer(resources, clock)),
             (leases_pb2_grpc.add_LeaseServiceServicer_to_server, LeaseServicer(leases)),
         ],
-        background={"upkeep": upkeep.run},
+        background={"upkeep": upkeep.run, "expiry": Expiry(resources, clock).run},
+        counters=opened.counters,
         on_stop=[folder.release, control.close, opened.close],
     )
 

@@ -139,6 +139,20 @@ class Resources:
 
         await self._commit(work, lambda done: done, there=False)
 
+    async def forget(self, name: str, *, unmoved_since_us: int) -> bool:
+        """Deletes it unless it changed at or after that time; False when it did, or is gone. For expiry: no request, no answer."""
+
+        def work(tx: ControlTransaction) -> tuple[Resource | None, bool]:
+            old = tx.resource(name)
+            if old is None or old.updated_us >= unmoved_since_us:
+                return None, False
+            last = replace(old, revision=tx.revision() + 1)
+            tx.remove_resource(last, keep=KEPT_DELETIONS)
+            return last, True
+
+        _, gone = await self._commit(work, lambda done: done, there=False)
+        return gone
+
     async def get(self, name: str, *, events_after: int | None = None) -> tuple[Resource, Sequence[ResourceEvent]]:
         """With the events after a sequence, oldest first, at most 1,000; None: no events. Raises the collection's not-found."""
         check_name(name)
@@ -176,7 +190,7 @@ class Resources:
     async def _commit(
         self,
         work: Callable[[ControlTransaction], T],
-        change_of: Callable[[T], tuple[Resource, bool]],
+        change_of: Callable[[T], tuple[Resource | None, bool]],
         *,
         there: bool = True,
     ) -> T:
@@ -190,7 +204,7 @@ class Resources:
                     self.recent.doubt()
                 raise
             resource, changed = change_of(done)
-            if changed:
+            if changed and resource is not None:
                 self.recent.add(ResourceChange(there, resource))
             return done
 

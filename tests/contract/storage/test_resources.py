@@ -18,6 +18,7 @@ from millrace.errors import (
 )
 from svc_storage.domain import resources as module
 from svc_storage.domain.changes import Initial, InitialEnd, ResourceChange, ResourceNews, RevisionBookmark, follow
+from svc_storage.domain.expiry import Expiry
 from svc_storage.domain.leases import Leases
 from svc_storage.domain.resource_names import Selection
 from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
@@ -283,3 +284,22 @@ async def test_many_changes_under_many_watchers_leave_no_gap(resources: Resource
     assert {str(sorted(state.items())) for state in await asyncio.gather(*watchers)} == {
         str(sorted({r.name: r.revision for r in found}.items()))
     }
+
+
+async def test_runs_and_readers_end_by_themselves(resources: Resources, clock: HandClock) -> None:
+    for name in ("runs/old", "readers/old", "sources/old", "readers/moved"):
+        await create(resources, f"namespaces/default/{name}")
+    expiry = Expiry(resources, clock)
+    clock.forward(23 * 3600)
+    await resources.update_status(StatusUpdate(name="namespaces/default/readers/moved", status=STATUS), ask())
+    clock.forward(2 * 3600)
+    assert await expiry.sweep() == 1
+    clock.forward(30 * 24 * 3600)
+    await create(resources, "namespaces/default/runs/new")
+    assert await expiry.sweep() == 2
+    left = [Selection(collection) for collection in ("runs", "readers", "sources")]
+    found = [one.name for what in left for one in (await resources.page(what, after_name="", limit=9))[0]]
+    assert found == ["namespaces/default/runs/new", "namespaces/default/sources/old"]
+    news = follow(resources, [Selection("runs")], after=5, initial=False, heartbeat_s=15)
+    assert ("deleted d", 8) in told(await take(news, 3))
+    await news.aclose()

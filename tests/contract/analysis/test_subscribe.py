@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
+from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.analysis.v1 import analysis_pb2
 from millrace.client.status import error_of
 from millrace.types.v1 import types_pb2
@@ -223,7 +224,8 @@ async def test_one_watch_and_one_computation_serve_all_who_ask_the_same(analysis
 
 
 async def _counters(analysis: Analysis) -> dict[str, float]:
-    return dict(analysis.served.serving.composition.counters())
+    stub = admin_pb2_grpc.AdminServiceStub(analysis.served.channel("local"))
+    return dict((await stub.GetStatus(admin_pb2.GetStatusRequest())).counters)
 
 
 async def test_a_table_made_again_replaces_everything(analysis: Analysis) -> None:

@@ -64,6 +64,7 @@ class Committer:
         self.files = files
         self.log = log
         self.view = view
+        self.commits = self.rows = 0  # since the table was opened
         self._leases, self._clock, self._published = leases, clock, published
         self._streams: dict[str, AppendStream] = {}
         self._group = Group()
@@ -99,7 +100,12 @@ class Committer:
 
         Raises NotAllowed, WriterFenced, LeaseLost, FieldInvalid; RetryLater kinds when the store does not answer."""
         check_writer_id(request.writer)
-        return await self.turn(lambda: self._open(request))
+        opening = asyncio.ensure_future(self.turn(lambda: self._open(request)))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unheard)  # nobody waits for the stream any more
+            raise
 
     async def turn(self, work: Callable[[], Awaitable[T]]) -> T:
         """Runs `work` between two commits; nothing else changes the table meanwhile. Raises what it raises."""
@@ -169,12 +175,19 @@ class Committer:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), None if wait_s < 0 else wait_s)
                 continue
-            if self._turns:
-                await self._take_turn(*self._turns.popleft())
-            if self._group.wait_s(self._clock.monotonic_s(), self._interval_s()) == 0.0:
-                await self._commit_group()
-            self._answer_waiting()
+            try:
+                await self._work()
+            except Exception:
+                _log.exception("the committer failed; its streams end, it goes on")
+                self._fail_all(errors.Unexpected("the committer failed"))
         self._finish(ending)
+
+    async def _work(self) -> None:
+        if self._turns:
+            await self._take_turn(*self._turns.popleft())
+        if self._group.wait_s(self._clock.monotonic_s(), self._interval_s()) == 0.0:
+            await self._commit_group()
+        self._answer_waiting()
 
     def _wait_s(self) -> float:
         """0 = work now; below 0 = until woken."""
@@ -198,9 +211,13 @@ class Committer:
             if not done.cancelled():
                 done.set_result(result)
 
-    def _finish(self, reason: errors.MillraceError) -> None:
+    def _fail_all(self, reason: errors.MillraceError) -> None:
         for stream in list(self._streams.values()):
             stream.fail(reason)
+        self._group, self._answers = Group(), set()
+
+    def _finish(self, reason: errors.MillraceError) -> None:
+        self._fail_all(reason)
         for _, done in self._turns:
             if not done.done():
                 done.set_exception(reason)
@@ -227,6 +244,8 @@ class Committer:
             _log.exception("a commit failed unexpectedly")
             _fail(group.entries, errors.Unexpected("the commit failed"))
             return
+        self.commits += 1
+        self.rows += committed.commit.rows_added
         self._pace.note(self._clock.monotonic_s() - started_s)
         failpoint("storage.before_ack")
         self._acknowledge(entries, committed)
@@ -328,6 +347,11 @@ class Committer:
 
         failpoint("storage.before_fence")
         await self.commit(make)
+
+
+def _close_unheard(opening: asyncio.Future[AppendStream]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _fail(entries: Sequence[Pending], error: errors.MillraceError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from millrace import errors
 from svc_storage.domain import dead_letters
@@ -215,6 +215,17 @@ class Opened:
     async def opened(self) -> AsyncIterator[TableView]:
         for table in self.now_open():
             yield table
+
+    def counters(self) -> Mapping[str, float]:
+        """For GetStatus."""
+        tables = self.now_open()
+        return {
+            "tables_open": len(tables),
+            "append_streams": sum(table.committer.stream_count for table in tables),
+            "commits": sum(table.committer.commits for table in tables),
+            "rows_committed": sum(table.committer.rows for table in tables),
+            "data_files": sum(len(table.versions.head.files) for table in tables),
+        }
 
     def find(self, uid: str) -> OpenTable | None:
         return self._open.get(uid)

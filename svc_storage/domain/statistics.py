@@ -29,7 +29,8 @@ class StatisticsBuilder:
 
     def __init__(self, schema: pa.Schema) -> None:
         fields = [*list(schema)[:COLUMNS], *(field for field in list(schema)[COLUMNS:] if field.name.startswith("_"))]
-        self._columns = {field.name: _Column(field.type) for field in fields}
+        # A null count for a nested column would have to be nested too; a plain number makes the table unreadable.
+        self._columns = {field.name: _Column(field.type) for field in fields if not pa.types.is_nested(field.type)}
         self._rows = 0
 
     def add(self, rows: pa.Table) -> None:

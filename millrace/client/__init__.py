@@ -6,6 +6,7 @@ then `append.Appender`, `read`, `watch`, `resources`, `leases`, `runs`, `query`,
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,5 @@ _HOMES = {"BlockingClient": "blocking", "Client": "session", "connect": "blockin
 def __getattr__(name: str) -> Any:
     """Loads what is asked for (PEP 562): a service that uses one module of the core does not load all of them."""
     if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f"millrace.client.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(f"millrace.client.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'millrace.client' has no attribute {name!r}")

@@ -213,7 +213,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         self.faults.maybe()  # after it: the acknowledgement is lost
         if self.faults.dice.random() < self.faults.silent_rate:
             self.faults.count("silent")
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         committed = storage_pb2.Committed(
             next_offset=writer.next_offset, version=self.version, rows_written=written, position=writer.position
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -19,7 +18,6 @@ from svc_extract.adapters.connectors.sql.options import SqlOptions, quoted
 CURSOR, KEY, NUMBER = "_millrace_cursor", "_millrace_key", "_millrace_number"
 BATCH_BYTES = 2_000_000
 CONNECT_TIMEOUT_S = 10
-_SQLSTATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 _TIMES = frozenset({"timestamptz", "timestamp", "date"})
 _NUMBERS = frozenset({"int2", "int4", "int8", "numeric", "float4", "float8"})
 
@@ -143,8 +141,9 @@ def _translated(error: Exception) -> MillraceError:
     """Ours for the driver's error: its SQLSTATE, never its text, which may repeat values and addresses."""
     if isinstance(error, MillraceError):
         return error
-    named = _SQLSTATE.search(str(error))  # where Arrow's reader passed the driver's error on, only its text has it
-    state = str(getattr(error, "sqlstate", None) or (named[1] if named else ""))
+    state = str(getattr(error, "sqlstate", None) or "")
+    if isinstance(error, pa.ArrowInvalid):  # raised while rows came: Arrow's reader passes on no SQLSTATE
+        state = "25006" if "read-only transaction" in str(error) else "22000"
     if state.startswith(("28", "3D")):
         return FieldInvalid(f"the database refused the login (SQLSTATE {state})", field="sql.connection")
     if state == "25006":

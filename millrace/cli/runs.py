@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import cast
 
 from millrace import errors
 from millrace.cli.kinds import short_name
@@ -16,7 +15,6 @@ from millrace.extract.v1 import extract_pb2
 from millrace.types.v1 import run_pb2
 
 Observer = Callable[[run_pb2.RunProgress], None]
-Events = AsyncGenerator[run_pb2.RunEvent, None]
 Warned = Callable[[run_pb2.RunWarning], None]
 
 
@@ -31,7 +29,7 @@ async def run_once(
 ) -> run_pb2.RunFinished:
     """Runs `source` to the end of what it has now. Raises what ended a failed run, and millrace.errors of the stream."""
     request = extract_pb2.RunSourceRequest(source=source.name, request_id=request_id, mode=extract_pb2.RUN_MODE_ONCE)
-    async with aclosing(cast("Events", run_source(session.connection("extract"), request))) as events:
+    async with aclosing(run_source(session.connection("extract"), request)) as events:
         async for event in events:
             what = event.WhichOneof("event")
             if what == "progress":

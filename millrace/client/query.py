@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,7 +77,7 @@ class QueryRead:
             self._header = message.header
             self._schema = schema_from_proto(message.header.schema)
 
-    async def batches(self) -> AsyncIterator[pa.RecordBatch]:
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows, once. The types are the schema's."""
         async for message in self._messages:
             match message.WhichOneof("message"):

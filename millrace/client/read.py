@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +43,7 @@ async def read_split(
     table: str = "",
     compression: int = types_pb2.COMPRESSION_UNSPECIFIED,
     max_message_bytes: int = 0,
-) -> AsyncIterator[pa.RecordBatch]:
+) -> AsyncGenerator[pa.RecordBatch, None]:
     """The split's rows in their order, each exactly once however often the stream breaks. Close it (`aclosing`) when left early.
 
     Raises what storage refuses; `Unexpected` when rows are missing or doubled at the end."""
@@ -141,7 +141,7 @@ class TableRead:
                     table=self._request.table,
                     compression=self._compression,
                 )
-                async with contextlib.aclosing(batches):  # type: ignore[type-var]
+                async with contextlib.aclosing(batches):
                     async for batch in batches:
                         await self._queue.put(batch, batch.nbytes)
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from google.protobuf import any_pb2
@@ -77,7 +77,7 @@ class Resources:
             self._connection, self._stub.GetResource, request, resource=request.name, answer=pb.GetResourceResponse
         )
 
-    async def list(self, parent: str) -> AsyncIterator[pb.Resource]:
+    async def list(self, parent: str) -> AsyncGenerator[pb.Resource, None]:
         """All resources of `namespaces/{namespace}/{collection}`, by name, page by page."""
         request = pb.ListResourcesRequest(parent=parent, page_size=1_000)
         while True:

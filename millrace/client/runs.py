@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from millrace import errors
@@ -17,7 +17,7 @@ from millrace.types.v1 import run_pb2
 
 async def observe(
     open: Callable[[int], Any], *, after_sequence: int = 0, tries: int = 10
-) -> AsyncIterator[run_pb2.RunEvent]:
+) -> AsyncGenerator[run_pb2.RunEvent, None]:
     """Events after `after_sequence` until `finished`, which is the last. Heartbeats (sequence 0) come through: they show that it lives.
 
     `open`: makes the call (of RunSource or RunTransform), given the sequence of the last event seen. Close it (`aclosing`)."""
@@ -36,7 +36,7 @@ async def observe(
         await responses.aclose()
 
 
-def run_source(connection: Connection, request: extract_pb2.RunSourceRequest) -> AsyncIterator[run_pb2.RunEvent]:
+def run_source(connection: Connection, request: extract_pb2.RunSourceRequest) -> AsyncGenerator[run_pb2.RunEvent, None]:
     """Runs a source, or attaches to the run of that request id. Raises RequestIdReused, SourceNotFound, SourcePaused."""
     stub = extract_pb2_grpc.ExtractServiceStub(connection.channel)
 
@@ -51,7 +51,7 @@ def run_source(connection: Connection, request: extract_pb2.RunSourceRequest) ->
 
 def run_transform(
     connection: Connection, request: transform_pb2.RunTransformRequest
-) -> AsyncIterator[run_pb2.RunEvent]:
+) -> AsyncGenerator[run_pb2.RunEvent, None]:
     """Runs a transform, or attaches to the run of that request id. Raises RequestIdReused, TransformNotFound."""
     stub = transform_pb2_grpc.TransformServiceStub(connection.channel)
 
@@ -64,9 +64,9 @@ def run_transform(
     return observe(open, after_sequence=request.after_sequence)
 
 
-async def finished(events: AsyncIterator[run_pb2.RunEvent]) -> run_pb2.RunFinished:
+async def finished(events: AsyncGenerator[run_pb2.RunEvent, None]) -> run_pb2.RunFinished:
     """Waits for the end. Raises the run's own error when it failed."""
-    async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
+    async with contextlib.aclosing(events) as stream:
         async for event in stream:
             if event.WhichOneof("event") == "finished":
                 if event.finished.state == run_pb2.RUN_STATE_FAILED:

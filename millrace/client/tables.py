@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -69,7 +69,7 @@ class Read:
             table = await read.to_arrow()
             return Result(table, {self._request.table: read.version})
 
-    async def batches(self) -> AsyncIterator[pa.RecordBatch]:
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows as they come. Close it (`aclosing`) when left early."""
         async with self.open() as read:
             async for batch in read:
@@ -198,7 +198,7 @@ class Table:
 
     async def watch(
         self, *, after_version: int | None = None, data_changes_only: bool = True
-    ) -> AsyncIterator[Version]:
+    ) -> AsyncGenerator[Version, None]:
         """Each version as it lands; without `after_version`, the current one first. Ends when the table is deleted."""
         request = storage_pb2.WatchTableRequest(
             table=self.name, after_version=after_version, data_changes_only=data_changes_only, coalesce=True

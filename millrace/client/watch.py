@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from millrace import errors
@@ -15,7 +15,7 @@ Change = storage_pb2.TableVersion | storage_pb2.Bookmark | storage_pb2.TableDele
 
 async def watch_table(
     connection: Connection, request: storage_pb2.WatchTableRequest, *, tries: int = 10
-) -> AsyncIterator[Change]:
+) -> AsyncGenerator[Change, None]:
     """Versions and bookmarks in ascending order, each number covered once; a TableDeleted is the last. Close it (`aclosing`).
 
     Raises VersionExpired (read in full, watch from there), VersionInFuture, TableRecreated, TableNotFound."""
@@ -65,7 +65,7 @@ class Synced:
 
 async def watch_resources(
     connection: Connection, collections: Sequence[str], *, tries: int = 10
-) -> AsyncIterator[Put | Deleted | Synced]:
+) -> AsyncGenerator[Put | Deleted | Synced, None]:
     """All resources of `collections`, then Synced, then changes, for ever. Close it (`aclosing`).
 
     When storage no longer knows the changes missed in a break, everything is listed again inside; consumers only see what differs:

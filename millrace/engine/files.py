@@ -257,7 +257,7 @@ def inside(url: str, root: Path) -> str | None:
 async def _batches(connection: Connection, name: str, splits: list[storage_pb2.Split], schema: pa.Schema) -> Any:
     for split in splits:
         rows = read_split(connection, split.split_token, schema, table=name)
-        async with aclosing(rows):  # type: ignore[type-var]
+        async with aclosing(rows):
             async for batch in rows:
                 yield batch
 

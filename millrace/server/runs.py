@@ -140,7 +140,7 @@ class _Waiting:
         self._task = asyncio.create_task(self._watch(connection, name))
 
     async def _watch(self, connection: Connection, name: str) -> None:
-        async with contextlib.aclosing(watch_resources(connection, [name])) as changes:  # type: ignore[type-var]
+        async with contextlib.aclosing(watch_resources(connection, [name])) as changes:
             async for _ in changes:
                 self._changed.set()
 
@@ -202,7 +202,7 @@ class Requests:
 
     async def watch(self) -> None:
         """Never returns; background work."""
-        async with contextlib.aclosing(watch_resources(self._connection, ["namespaces/-/runs"])) as changes:  # type: ignore[type-var]
+        async with contextlib.aclosing(watch_resources(self._connection, ["namespaces/-/runs"])) as changes:
             async for change in changes:
                 if isinstance(change, Put):
                     self._put(change.resource)

@@ -75,7 +75,7 @@ class StorageTables:
             await asyncio.sleep(0.1)
 
     async def _changes(self, request: storage_pb2.WatchTableRequest) -> AsyncIterator[Change]:
-        async with aclosing(watch_table(self._connection, request, tries=_TRIES)) as events:  # type: ignore[type-var]
+        async with aclosing(watch_table(self._connection, request, tries=_TRIES)) as events:
             async for event in events:
                 if isinstance(event, storage_pb2.TableDeleted):
                     await self._made_again(request.table)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 
 import click
 
@@ -16,11 +14,9 @@ from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.running import with_session
 from millrace.cli.session import Session
 from millrace.cli.terminal import colour, note, paint
-from millrace.client.watch import Change, watch_table
+from millrace.client.watch import watch_table
 from millrace.storage.v1 import storage_pb2
 from millrace.types.v1 import types_pb2
-
-Changes = AsyncGenerator[Change, None]
 
 
 @click.command(cls=Command)
@@ -54,7 +50,7 @@ def command(settings: Settings, table: str, output: str, after: int | None, all_
 
     async def work(session: Session) -> None:
         left = limit
-        async with aclosing(cast("Changes", watch_table(session.connection("storage"), request))) as changes:
+        async with aclosing(watch_table(session.connection("storage"), request)) as changes:
             async for change in changes:
                 if isinstance(change, storage_pb2.TableDeleted):
                     note(f"table {table} was deleted", "yellow")

@@ -36,7 +36,7 @@ class StoredRecipes:
     async def watch(self) -> AsyncIterator[tuple[str, Recipe | None]]:
         generations: dict[str, tuple[str, int]] = {}
         changes = watch_resources(self._connection, ["namespaces/-/transforms"])
-        async with aclosing(changes) as events:  # type: ignore[type-var]
+        async with aclosing(changes) as events:
             async for change in events:
                 if isinstance(change, Deleted):
                     generations.pop(change.resource.name, None)

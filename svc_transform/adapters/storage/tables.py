@@ -84,7 +84,7 @@ class StorageTables:
         )
         if after_version >= 0:
             request.after_version = after_version
-        async with aclosing(watch_table(self._connection, request)) as events:  # type: ignore[type-var]
+        async with aclosing(watch_table(self._connection, request)) as events:
             async for event in events:
                 if isinstance(event, storage_pb2.TableVersion):
                     yield event.number

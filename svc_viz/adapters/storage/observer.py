@@ -48,7 +48,7 @@ class StorageObserver:
         try:
             while True:
                 try:
-                    async with aclosing(watch_resources(self._connection, COLLECTIONS, tries=1)) as changes:  # type: ignore[type-var]
+                    async with aclosing(watch_resources(self._connection, COLLECTIONS, tries=1)) as changes:
                         listed: set[str] = set()
                         async for change in changes:
                             tries = 0
@@ -111,7 +111,7 @@ class StorageObserver:
                 request = storage_pb2.WatchTableRequest(
                     table=name, after_version=self._tables[name].version, coalesce=True
                 )
-                async with aclosing(watch_table(self._connection, request, tries=1)) as changes:  # type: ignore[type-var]
+                async with aclosing(watch_table(self._connection, request, tries=1)) as changes:
                     counted = asyncio.get_running_loop().time()
                     async for change in changes:
                         if isinstance(change, storage_pb2.TableDeleted):

@@ -57,7 +57,7 @@ async def test_resources_are_watched(client: Client) -> None:
     resources = Resources(client.connection("storage"))
     await resources.put(NAME, SPEC)
     seen: list[str] = []
-    async with contextlib.aclosing(watch_resources(client.connection("storage"), ["namespaces/-/runs"])) as changes:  # type: ignore[type-var]
+    async with contextlib.aclosing(watch_resources(client.connection("storage"), ["namespaces/-/runs"])) as changes:
         async for change in changes:
             match change:
                 case Put(resource):

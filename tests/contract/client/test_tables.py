@@ -170,7 +170,7 @@ async def test_versions_are_watched_as_they_land(client: Client) -> None:
 
     async def watch() -> None:
         nonlocal rows
-        async with contextlib.aclosing(table.watch()) as versions:  # type: ignore[type-var]
+        async with contextlib.aclosing(table.watch()) as versions:
             async for version in versions:
                 seen.append(version.number)
                 rows += version.rows_added

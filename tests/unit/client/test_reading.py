@@ -127,7 +127,7 @@ async def test_a_watch_tells_each_version_once_across_breaks() -> None:
     seen: list[int] = []
     async with connected(storage) as connection:
         request = storage_pb2.WatchTableRequest(table=TABLE, after_version=0)
-        async with contextlib.aclosing(watch_table(connection, request)) as changes:  # type: ignore[type-var]
+        async with contextlib.aclosing(watch_table(connection, request)) as changes:
             async for change in changes:
                 if isinstance(change, storage_pb2.TableVersion):
                     seen.append(change.number)

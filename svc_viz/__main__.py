@@ -32,11 +32,11 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     page = PageServer(
         board,
         hub,
-        home=settings.home,
+        home=runtime.settings.home,
         host=settings.page_host,
         port=settings.page_port,
         hosts=settings.page_hosts,
-        reuse_port=settings.so_reuseport,
+        reuse_port=runtime.settings.so_reuseport,
     )
     observer = StorageObserver(storage)
     servicer = VizServicer(StoredDashboards(storage), board, AnalysisAnswers(analysis).query, BokehRenderer())

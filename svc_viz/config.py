@@ -15,25 +15,21 @@ class Settings:
     page_port: int = 7400  # of the page's HTTP server; 0: any free one, for tests
     page_host: str = "127.0.0.1"  # 0.0.0.0 behind an ingress
     page_hosts: tuple[str, ...] = ()  # further Host headers to answer to, with port: "millrace.example.org:443"
-    home: Path = Path(".millrace")  # where page.key lives
-    user_token_file: Path | None = None  # the person that the page asks analysis as (`local`); None: this service
-    min_interval_ms: int = 250  # least time between two answers of one question, 50–60,000
-    so_reuseport: bool = False  # only under the supervisor, which holds the same port
+    user_token_file: Path | None = None  # the person that the page asks analysis as; None: this service
+    min_interval_ms: int = 400  # least time between two answers of one question, 50–60,000
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Raises SettingsError listing every fault."""
         reader = service_env(env, "viz")
-        given = env.get("MILLRACE_VIZ_USER_TOKEN_FILE")
-        token = reader.path("USER_TOKEN_FILE", must_exist=True) if given else None
+        laptop = Path(env.get("MILLRACE_HOME") or ".millrace").absolute() / "tokens" / "local.token"
+        token = reader.path("USER_TOKEN_FILE", laptop, must_exist=True) if _is_given(env) or laptop.exists() else None
         found = cls(
             page_port=reader.integer("PAGE_PORT", 7400, low=0, high=65535),
             page_host=reader.text("PAGE_HOST", "127.0.0.1"),
             page_hosts=reader.words("PAGE_HOSTS"),
-            home=Path(env.get("MILLRACE_HOME") or ".millrace").absolute(),
             user_token_file=token,
-            min_interval_ms=reader.duration_ms("MIN_INTERVAL", 250, low=50, high=60_000),
-            so_reuseport=env.get("MILLRACE_SO_REUSEPORT", "").lower() in {"1", "true", "yes", "on"},
+            min_interval_ms=reader.duration_ms("MIN_INTERVAL", 400, low=50, high=60_000),
         )
         reader.allow("USER_TOKEN_FILE")
         reader.done()
@@ -42,3 +38,7 @@ class Settings:
     def user_token(self) -> str:
         """The person's token; empty where the page asks as this service."""
         return self.user_token_file.read_text().strip() if self.user_token_file else ""
+
+
+def _is_given(env: Mapping[str, str]) -> bool:
+    return bool(env.get("MILLRACE_VIZ_USER_TOKEN_FILE"))

@@ -97,9 +97,8 @@ def _element(one: pb.Element) -> ElementSpec:
 
 def dashboard_from(message: viz_pb2.Dashboard) -> Dashboard:
     """Raises FieldInvalid where the name is not a dashboard's."""
-    return Dashboard(
-        name=dashboard_name(message.name, "dashboard.name"), spec=spec_from(message.spec), etag=message.etag
-    )
+    name = dashboard_name(message.name, "dashboard.name")
+    return Dashboard(name, spec_from(message.spec), etag=message.etag, source=message.spec.SerializeToString(deterministic=True))
 
 
 def dashboard_name(name: str, field: str) -> str:
@@ -118,11 +117,10 @@ def namespace_of(parent: str) -> str:
     return parts[1]
 
 
-def dashboard_to(one: Dashboard, spec: pb.DashboardSpec | None = None) -> viz_pb2.Dashboard:
-    """`spec`: the stored message when it is at hand, so that it comes back byte for byte."""
-    message = viz_pb2.Dashboard(
-        name=one.name, uid=one.uid, etag=one.etag, owner=one.owner, spec=spec or spec_to(one.spec)
-    )
+def dashboard_to(one: Dashboard) -> viz_pb2.Dashboard:
+    """With the spec as it was put, defaults left out where they were."""
+    spec = pb.DashboardSpec.FromString(one.source) if one.source else spec_to(one.spec)
+    message = viz_pb2.Dashboard(name=one.name, uid=one.uid, etag=one.etag, owner=one.owner, spec=spec)
     if one.update_time is not None:
         message.update_time.CopyFrom(_stamp(one))
     return message

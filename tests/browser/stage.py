@@ -174,6 +174,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    import pyarrow.parquet  # noqa: F401
+    import pyarrow.parquet
 
     asyncio.run(main())

@@ -27,6 +27,7 @@ from svc_viz.domain.hub import Hub
 from svc_viz.domain.state import PageState
 
 log = logging.getLogger(__name__)
+logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # a tab that closes is no warning
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_MESSAGE_BYTES = 256 * 1024

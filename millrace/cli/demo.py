@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from millrace.cli.applying import Applied, Applier, Outcome
@@ -12,9 +13,11 @@ from millrace.cli.commands.apply import read_all
 from millrace.cli.following import follow
 from millrace.cli.options import Settings
 from millrace.cli.progress import Reporter
+from millrace.cli.removing import delete_parts
 from millrace.cli.running import within
 from millrace.cli.session import Session
 from millrace.cli.terminal import note
+from millrace.errors import Missing
 from millrace.pipeline.spec import Pipeline
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "flights"
@@ -24,15 +27,23 @@ class DemoFailed(Exception):
     """The demo could not be laid out; the services run on without it."""
 
 
-async def run_demo(settings: Settings) -> None:
-    """Prepares the demo's files and applies its pipeline; what is there already is left alone.
+async def run_demo(settings: Settings, *, fresh: bool = False) -> None:
+    """Prepares the demo's files and applies its pipeline; what is there already is left alone. `fresh`: its old
+    tables and sources go first, so that the year begins again.
 
     Raises DemoFailed and millrace.errors; cancelling it leaves the services as they are."""
     if not (FOLDER / "pipeline.yaml").exists():
         raise DemoFailed("this installation has no examples folder")
     await _prepare(settings.home / "demo")
-    pipelines = read_all((FOLDER / "pipeline.yaml",))
-    await within(settings, lambda session: _apply(session, pipelines))
+    pipelines = read_all((FOLDER,))
+
+    async def work(session: Session) -> None:
+        for pipeline in pipelines if fresh else ():
+            with suppress(Missing):
+                await delete_parts(session, pipeline.full("pipelines", pipeline.name), with_tables=True)
+        await _apply(session, pipelines)
+
+    await within(settings, work)
 
 
 async def _prepare(out: Path) -> None:

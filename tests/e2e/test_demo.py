@@ -51,7 +51,7 @@ def test_up_lays_the_demo_out_and_it_goes_on_live(demo: tuple[Stack, str]) -> No
 
 def test_a_restart_leaves_the_demo_as_it_was(demo: tuple[Stack, str]) -> None:
     stack, _ = demo
-    said = stack.ok("apply", str(FLIGHTS / "pipeline.yaml"))
+    said = stack.ok("apply", str(FLIGHTS))
     assert {line.split()[2] for line in said.out.splitlines()} == {"unchanged"}, said.out
 
 

@@ -20,9 +20,7 @@ _STYLES = {Outcome.CREATED: "green", Outcome.CHANGED: "yellow", Outcome.RAN: "gr
 
 
 @click.command(cls=Command)
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
-)
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @pass_settings
 def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
@@ -30,6 +28,7 @@ def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
 
     Files are read and checked whole before anything changes. Then tables, sources that run once, transforms, continuous
     sources and dashboards are created or changed; what is there already is left alone, so applying twice does nothing.
+    A folder means its *.yaml files, together one pipeline.
     """
     pipelines = read_all(files)
 
@@ -44,21 +43,42 @@ def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
         note("nothing was changed")
 
 
-def read_all(files: tuple[Path, ...]) -> list[Pipeline]:
-    """Every file, checked. Raises PipelineInvalid with the mistakes of all of them."""
+def read_all(paths: tuple[Path, ...]) -> list[Pipeline]:
+    """Every file, and every folder's files as one pipeline, checked. Raises PipelineInvalid with the mistakes of all of them."""
     found: list[Pipeline] = []
     problems: list[Problem] = []
-    for path in files:
+    for path in paths:
+        files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+        if not files:
+            raise click.UsageError(f"no *.yaml lies in {path}")
         try:
-            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-            found.append(read_pipeline(text, "stdin" if str(path) == "-" else str(path)))
-        except UnicodeDecodeError:
-            problems.append(Problem(str(path), 1, 1, "", "not a text file in UTF-8"))
+            found += _joined([_read(file) for file in files])
         except PipelineInvalid as error:
             problems += error.problems
     if problems:
         raise PipelineInvalid(problems)
     return found
+
+
+def _read(path: Path) -> Pipeline:
+    name = "stdin" if str(path) == "-" else str(path)
+    try:
+        return read_pipeline(sys.stdin.read() if name == "stdin" else path.read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise PipelineInvalid([Problem(name, 1, 1, "", "not a text file in UTF-8")]) from error
+
+
+def _joined(pipelines: list[Pipeline]) -> list[Pipeline]:
+    """Loose parts (a dashboard in a file of its own) belong to the one pipeline that lies beside them."""
+    named = [one for one in pipelines if one.name]
+    if len(named) != 1:
+        return pipelines
+    (whole,) = named
+    loose = [one for one in pipelines if not one.name and one.namespace == whole.namespace]
+    for part in loose:
+        for collection in ("tables", "sources", "transforms", "dashboards"):
+            getattr(whole, collection).extend(getattr(part, collection))
+    return [one for one in pipelines if one not in loose]
 
 
 def print_applied(applied: Applied, dry_run: bool = False) -> None:

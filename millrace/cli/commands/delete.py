@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from millrace.cli.kinds import KINDS, Kind, KindType, get_pipeline
+from millrace.cli.kinds import Kind, KindType
 from millrace.cli.options import Command, Settings, pass_settings
+from millrace.cli.removing import delete_parts
 from millrace.cli.running import with_session
 from millrace.cli.session import Session
 from millrace.cli.terminal import note
-from millrace.errors import Missing
 
 
 @click.command(cls=Command)
@@ -36,23 +36,10 @@ def command(settings: Settings, kind: Kind, name: str, with_tables: bool, yes: b
 
     async def work(session: Session) -> None:
         if kind.collection == "pipelines":
-            await _delete_parts(session, full, with_tables)
+            await delete_parts(session, full, with_tables=with_tables)
         assert kind.delete is not None
         await kind.get(session, full)  # so that a mistyped name is an error, not a success
         await kind.delete(session, full)
         note(f"{kind.singular} {name} deleted")
 
     with_session(settings, work)
-
-
-async def _delete_parts(session: Session, name: str, with_tables: bool) -> None:
-    spec = (await get_pipeline(session, name)).spec
-    for collection in ("dashboards", "transforms", "sources", *(["tables"] if with_tables else [])):
-        delete = KINDS[collection].delete
-        assert delete is not None
-        for part in getattr(spec, collection):
-            try:
-                await delete(session, part)
-            except Missing:
-                continue
-            note(f"{KINDS[collection].singular} {part.rsplit('/', 1)[-1]} deleted")

@@ -37,20 +37,23 @@ _TRY_EMPTY = ("load FILE.csv --table NAME", "apply PIPELINE.yaml", "status")
 )
 @click.option("--detach", is_flag=True, help="Return once all serve and the demo is loaded.")
 @click.option("--no-demo", is_flag=True, help="Start with nothing in it.")
+@click.option("--fresh-demo", is_flag=True, help="Delete the demo's tables first: its year begins again.")
 @pass_settings
 @click.pass_context
-def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool, no_demo: bool) -> None:  # fmt: skip
+def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool, no_demo: bool, fresh_demo: bool) -> None:  # fmt: skip
     """Start the five services and the demo.
 
     Stays in the foreground; Ctrl-C drains and stops. Data, tokens and logs stay in the home folder, so the next start goes on
     where this one ended.
     """
+    if no_demo and fresh_demo:
+        raise click.UsageError("--no-demo and --fresh-demo exclude each other")
     settings.home = settings.home.expanduser().absolute()
 
     async def on_ready(endpoints: Endpoints) -> None:
         note(f"all {len(endpoints.services)} services serve", "green")
         if not no_demo:
-            await _demo(settings)
+            await _demo(settings, fresh_demo)
 
     def on_serving(endpoints: Endpoints) -> None:
         print(_banner(endpoints, settings, detach=detach, demo=not no_demo), flush=True)
@@ -70,14 +73,14 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
     )
 
 
-async def _demo(settings: Settings) -> None:
+async def _demo(settings: Settings, fresh: bool) -> None:
     """A demo that cannot be laid out is told, and stops nothing."""
     from millrace.cli.demo import DemoFailed, run_demo
     from millrace.cli.failures import explain
     from millrace.errors import MillraceError
 
     try:
-        await run_demo(settings)
+        await run_demo(settings, fresh=fresh)
     except DemoFailed as error:
         note(f"demo: {error}; the services run without it", "yellow")
     except MillraceError as error:

@@ -1,4 +1,4 @@
-"""AppendRows: one task feeds the stream from the client's frames, the handler itself tells what was committed."""
+"""AppendRows: frames go in by a task of their own, the handler itself tells what was committed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from millrace import errors
 from millrace.server.identity import caller
-from millrace.server.lifecycle import HEARTBEAT_S, StreamLife, stream_life
+from millrace.server.lifecycle import HEARTBEAT_S, stream_life
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import appending as convert
-from svc_storage.domain.appending import AppendStream
+from svc_storage.domain.appending import AppendStream, Incoming
+from svc_storage.domain.feeding import Signal, feeding
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.ports import Clock
 
@@ -30,15 +31,10 @@ class AppendRpcs:
         request = convert.open_from(first, principal=caller().principal, trace_context=_traceparent(context))
         table = await self._opened.table(first.open.table, uid=first.open.table_uid)
         stream = await table.committer.open(request)
-        feeding = asyncio.create_task(_feed(stream, table, request_iterator), name="append feed")
-        ending = asyncio.create_task(_end_in_time(stream, feeding, stream_life(context)), name="append end")
-        try:
+        life = stream_life(context)
+        async with feeding(stream, _frames(request_iterator, table), until=life.wait(), reason=life.error):
             await context.write(convert.opened(stream, table.definition, table.row.uid))
             await self._tell(stream, context)
-        finally:
-            stream.close()
-            feeding.cancel()
-            ending.cancel()
 
     async def _tell(self, stream: AppendStream, context: Any) -> None:
         while not stream.ended:
@@ -50,47 +46,24 @@ class AppendRpcs:
         await context.write(convert.done(stream))
 
 
-async def _feed(stream: AppendStream, table: OpenTable, frames: AsyncIterator[pb.AppendRowsRequest]) -> None:
-    """Ends with `finish`, or fails the stream with what was wrong."""
-    try:
-        async for frame in frames:
-            match frame.WhichOneof("message"):
-                case "batch":
-                    await stream.append(await _decoded(frame, table))
-                case "flush":
-                    stream.flush()
-                case "finish":
-                    await stream.finish()
-                    return
-                case "open":
-                    raise errors.StreamProtocol("`open` comes once, first", field="open")
-                case _:
-                    raise errors.StreamProtocol("a frame holds one of open, batch, flush, finish", field="message")
-        abandoned = "the stream ended without `finish`: what was not committed is dropped"
-        stream.fail(errors.StreamProtocol(abandoned, field="finish"))
-    except errors.MillraceError as refused:
-        await stream.end_with(refused)
-    except asyncio.CancelledError:
-        raise
-    except Exception as bug:
-        failure = errors.Unexpected("reading the stream failed")
-        failure.__cause__ = bug
-        stream.fail(failure)
-
-
-async def _decoded(frame: pb.AppendRowsRequest, table: OpenTable) -> Any:
-    schema = table.definition.schema
-    if frame.ByteSize() >= ASIDE_BYTES:
-        return await asyncio.to_thread(convert.incoming_from, frame.batch, schema)
-    return convert.incoming_from(frame.batch, schema)
-
-
-async def _end_in_time(stream: AppendStream, feeding: asyncio.Task[None], life: StreamLife) -> None:
-    """Age and drain: no more frames are read, what came is committed, then the stream ends with the reason."""
-    await life.wait()
-    feeding.cancel()
-    await asyncio.wait([feeding])
-    await stream.end_with(life.error())
+async def _frames(requests: AsyncIterator[pb.AppendRowsRequest], table: OpenTable) -> AsyncIterator[Incoming | Signal]:
+    """Raises StreamProtocol, and what a batch that cannot be decoded raises."""
+    async for frame in requests:
+        match frame.WhichOneof("message"):
+            case "batch":
+                schema = table.definition.schema
+                if frame.ByteSize() >= ASIDE_BYTES:
+                    yield await asyncio.to_thread(convert.incoming_from, frame.batch, schema)
+                else:
+                    yield convert.incoming_from(frame.batch, schema)
+            case "flush":
+                yield Signal.FLUSH
+            case "finish":
+                yield Signal.FINISH
+            case "open":
+                raise errors.StreamProtocol("`open` comes once, first", field="open")
+            case _:
+                raise errors.StreamProtocol("a frame holds one of open, batch, flush, finish", field="message")
 
 
 def _traceparent(context: Any) -> str:

@@ -14,11 +14,14 @@ from millrace.server.bootstrap import run
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
 from svc_analysis.adapters import workdir
 from svc_analysis.adapters.duckdb import DuckDbEngine, DuckDbLanguage
+from svc_analysis.adapters.statsmodels import Statsmodels
 from svc_analysis.adapters.storage import StorageTables
 from svc_analysis.config import Settings
 from svc_analysis.domain.answers import Queries
+from svc_analysis.domain.forecasting import Forecasts
 from svc_analysis.domain.live import LiveQuestions
 from svc_analysis.domain.question import Planner
+from svc_analysis.domain.regression import Regressions
 from svc_analysis.domain.subscriptions import Subscriptions
 from svc_analysis.domain.watching import Watches
 from svc_analysis.ports import Tables
@@ -44,7 +47,14 @@ def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
     pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
     planner = Planner(tables, engine, language)
     live = LiveQuestions(planner, engine, Watches(tables))
-    servicer = AnalysisServicer(Queries(planner, engine), Subscriptions(planner, live), pool)
+    statistics = Statsmodels()
+    servicer = AnalysisServicer(
+        Queries(planner, engine),
+        Subscriptions(planner, live),
+        Regressions(planner, engine, statistics),
+        Forecasts(planner, engine, statistics, settings.series_limit),
+        pool,
+    )
 
     async def stop() -> None:
         await asyncio.to_thread(duckdb.close)

@@ -138,20 +138,30 @@ class Language(Protocol):
     def columns(self, sql: str) -> str:
         """A text with the same columns and no rows."""
 
+    def arranged(self, sql: str, columns: Sequence[str], order: Sequence[str]) -> str:
+        """Only `columns` of a text's result, ordered by `order`."""
+
     def highest(self, column: str, table: str, *, storage_columns: bool) -> tuple[str, Ref]:
         """A SELECT of the highest `column` in microseconds since 1970, as `high`."""
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class LinearFit:
-    """Ordinary least squares; arrays by column of the design. NaN where the method has no number."""
+class LeastSquares:
+    """Ordinary least squares; arrays by column of the design, `residuals` and `leverage` by row. NaN where there is no number."""
 
     coefficients: Floats
     standard_errors: Floats
+    ci_low: Floats
+    ci_high: Floats
+    t: Floats
+    p: Floats
     residuals: Floats
     leverage: Floats
     rss: float
+    f: float
+    f_p: float
+    breusch_pagan_p: float
 
 
 class Statistics(Protocol):
@@ -160,20 +170,8 @@ class Statistics(Protocol):
     version: str
     """Of the library: "statsmodels 0.15.0"."""
 
-    def least_squares(self, response: Floats, design: Floats) -> LinearFit:
-        """`design` has full column rank and more rows than columns."""
-
-    def t_interval(self, level: float, df: int) -> float:
-        """Half-width in standard errors of a two-sided interval that covers `level`."""
-
-    def t_p(self, t: float, df: int) -> float:
-        """Two-sided p value."""
-
-    def f_p(self, f: float, df1: int, df2: int) -> float:
-        """Upper-tail p value."""
-
-    def breusch_pagan(self, residuals: Floats, design: Floats) -> float:
-        """p value of no heteroscedasticity; NaN when it cannot be said."""
+    def least_squares(self, response: Floats, design: Floats, intercept: bool, confidence: float) -> LeastSquares:
+        """`design` has full column rank and no fewer rows than columns; its first column is the constant if `intercept`."""
 
     def theta(
         self, values: Floats, *, season: int, horizon: int, levels: Sequence[float]

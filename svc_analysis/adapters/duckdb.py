@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -14,6 +14,7 @@ from millrace.engine.names import ALL, TableRef, bare_name
 from millrace.engine.pinned import PinnedTable
 from millrace.engine.pinned import Statement as EngineStatement
 from millrace.engine.sandbox import parse, with_total_order
+from millrace.engine.views import quote
 from svc_analysis.adapters.compile.queries import compile_highest, compile_spec
 from svc_analysis.domain.resolve import Resolved
 from svc_analysis.ports import Pinned, Ref, Result, Statement, Text
@@ -84,6 +85,11 @@ class DuckDbLanguage:
 
     def columns(self, sql: str) -> str:
         return f"SELECT * FROM ({sql.strip().rstrip(';')}\n) LIMIT 0"
+
+    def arranged(self, sql: str, columns: Sequence[str], order: Sequence[str]) -> str:
+        chosen = ", ".join(map(quote, columns))
+        by = f" ORDER BY {', '.join(f'{quote(name)} NULLS LAST' for name in order)}" if order else ""
+        return f"SELECT {chosen} FROM ({sql.strip().rstrip(';')}\n){by}"
 
     def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
         ref = _ref(table, storage_columns)

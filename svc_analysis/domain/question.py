@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,10 @@ class Planner:
         statement = Statement(self._language.columns(plan.statement.sql), plan.statement.params)
         async with self._engine.open(statement, plan.tables) as result:
             return result.schema
+
+    def arranged(self, sql: str, columns: Sequence[str], order: Sequence[str]) -> str:
+        """A plan's text with only `columns`, ordered by `order`."""
+        return self._language.arranged(sql, columns, order)
 
     # -- SQL -------------------------------------------------------------------------------------------------------------
     async def _plan_text(self, asked: SqlText, question: Question, resumable: bool) -> Plan:

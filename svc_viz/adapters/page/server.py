@@ -127,7 +127,12 @@ class PageServer:
         DashboardSession(doc, Desk(dashboard, state, self._hub, self._board), self._board)
 
     async def stop(self) -> None:
-        """Closes the port and every connection."""
-        if self._server is not None:
-            self._server.stop()
-            await self._http.close_all_connections()
+        """Closes the port and every connection, so that browsers look for the next instance at once. Safe to repeat."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        for connection in tuple(server._tornado._clients):
+            connection._socket.close(1001, "going away")
+        server.stop()
+        await asyncio.sleep(0)
+        await self._http.close_all_connections()

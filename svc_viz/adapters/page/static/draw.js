@@ -8,6 +8,7 @@ window.Millrace = (() => {
   const el = (name, props = {}, ...children) => {
     const made = document.createElement(name);
     for (const [key, value] of Object.entries(props)) {
+      if (key.startsWith("aria-") && value != null) { made.setAttribute(key, String(value)); continue; }
       if (value == null || value === false) continue;
       if (key === "class") made.className = value;
       else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);

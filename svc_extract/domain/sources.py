@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from millrace import errors
-from millrace.errors import FieldInvalid, FixRequest, MillraceError, NotAllowed
+from millrace.errors import FieldInvalid, FixRequest, MillraceError, Missing, NotAllowed
 from svc_extract.domain.names import check_request_id, check_table, namespace_of, source_parts
 from svc_extract.ports import (
     Catalog,
@@ -41,6 +41,14 @@ class Sources:
         self._validate(spec)
         table = await self._tables.table(spec.table, as_caller=True)
         return await self.connector(spec).check(spec, table)
+
+    async def examine(self, spec: SourceSpec) -> CheckReport:
+        """As `check`, with a spec or a table that is no good as a finding too. Raises only what an outage raises."""
+        try:
+            return await self.check(spec)
+        except (FixRequest, NotAllowed, Missing) as error:
+            found = Finding(True, error.reason, error.field, error.message)
+            return CheckReport((found,), None, self.connector(spec).info.guarantee)
 
     async def put(self, source: Source, *, request_id: str, owner: str) -> Source:
         """Stores a source that can work. Raises FixRequest and NotAllowed naming the spec's field, EtagMismatch, TableNotFound."""

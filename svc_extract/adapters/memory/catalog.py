@@ -125,7 +125,8 @@ class MemoryCatalog:
                 at += 1
                 yield kept.events[at - 1]
             async with self._changed:
-                await self._changed.wait_for(lambda: at < len(kept.events))
+                while at >= len(kept.events):
+                    await self._changed.wait()
 
     async def watch(self) -> AsyncGenerator[Change]:
         at = len(self._log)
@@ -139,7 +140,8 @@ class MemoryCatalog:
                 at += 1
                 yield self._log[at - 1]
             async with self._changed:
-                await self._changed.wait_for(lambda: at < len(self._log))
+                while at >= len(self._log):
+                    await self._changed.wait()
 
     def _kept(self, name: str) -> _Kept:
         if (kept := self._runs.get(name)) is None:

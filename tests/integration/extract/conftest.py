@@ -7,12 +7,21 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.integration.extract.pair import Pair, both
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """Both services as they run."""
+    async with both(tmp_path) as found:
+        yield found
 
 
 @dataclass(frozen=True, slots=True)

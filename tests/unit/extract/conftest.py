@@ -48,7 +48,9 @@ class World:
     tools: Tools
 
     async def put(self, spec: SourceSpec, name: str = SOURCE) -> Source:
-        return await self.sources.put(Source(name=name, spec=spec), request_id=f"put-{id(spec)}-{self.clock.now_us()}", owner="local")
+        return await self.sources.put(
+            Source(name=name, spec=spec), request_id=f"put-{id(spec)}-{self.clock.now_us()}", owner="local"
+        )
 
     async def run(self, request_id: str, **wish: Any) -> list[RunEvent]:
         """Asks for a run and follows it to its end."""
@@ -102,7 +104,9 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-def files(folder: Path, pattern: str, *, continuous: bool = False, csv: dict[str, Any] | None = None, **rest: Any) -> SourceSpec:
+def files(
+    folder: Path, pattern: str, *, continuous: bool = False, csv: dict[str, Any] | None = None, **rest: Any
+) -> SourceSpec:
     message = pb.FilesConnector(path=str(folder / pattern), csv=pb.CsvOptions(**(csv or {})), **rest)
     message.poll_interval.FromMilliseconds(100)
     return SourceSpec(table=TABLE, connector="files", options=message, continuous=continuous)

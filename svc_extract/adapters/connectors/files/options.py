@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -38,8 +38,8 @@ class FilesOptions:
     quote: str = '"'
     columns: tuple[str, ...] = ()
     nulls: tuple[str, ...] = ("",)
-    encoding: Encoding = Encoding()
-    naming: Naming = Naming()
+    encoding: Encoding = field(default_factory=Encoding)
+    naming: Naming = field(default_factory=Naming)
     poll_s: float = 1.0
 
     def format_of(self, name: str) -> Format:
@@ -53,17 +53,17 @@ class FilesOptions:
         return found
 
 
-def options_from(message: pb.FilesConnector, *, field: str = "files") -> FilesOptions:
-    """Raises FieldRequired and FieldInvalid below `field`."""
+def options_from(message: pb.FilesConnector, *, where: str = "files") -> FilesOptions:
+    """Raises FieldRequired and FieldInvalid below `where`."""
     if not message.path:
-        raise FieldRequired("a path or glob is needed", field=f"{field}.path")
+        raise FieldRequired("a path or glob is needed", field=f"{where}.path")
     csv = message.csv
-    delimiter = _character(csv.delimiter or ",", f"{field}.csv.delimiter")
-    quote = _character(csv.quote or '"', f"{field}.csv.quote")
+    delimiter = _character(csv.delimiter or ",", f"{where}.csv.delimiter")
+    quote = _character(csv.quote or '"', f"{where}.csv.quote")
     if delimiter == quote:
-        raise FieldInvalid("delimiter and quote are the same", field=f"{field}.csv.quote")
+        raise FieldInvalid("delimiter and quote are the same", field=f"{where}.csv.quote")
     if len(set(csv.columns)) != len(csv.columns):
-        raise FieldInvalid("a column is named twice", field=f"{field}.csv.columns")
+        raise FieldInvalid("a column is named twice", field=f"{where}.csv.columns")
     return FilesOptions(
         path=message.path,
         format=_FORMATS.get(message.format),
@@ -73,7 +73,7 @@ def options_from(message: pb.FilesConnector, *, field: str = "files") -> FilesOp
         nulls=tuple(csv.null_values) or ("",),
         encoding=Encoding.named(csv.encoding),
         naming=Naming(dict(csv.rename) or _NO_RENAME, csv.ignore_extra_columns),
-        poll_s=poll_interval_s(message, field),
+        poll_s=poll_interval_s(message, where),
     )
 
 

@@ -61,7 +61,8 @@ def parse_all(parts: Mapping[str, str]) -> dict[str, Place]:
 def matched(places: Mapping[str, Place], sights: Sequence[Sight], *, whole: Callable[[str], bool]) -> dict[str, Place]:
     """Where each file of `sights` stands, and those that are gone. A renamed file keeps its place, its old name may be a new file.
 
-    Raises SourcePaused for one that shrank or was replaced. `whole`: names of files whose offsets are no bytes of theirs (gzip, Parquet)."""
+    `whole`: tells names of files whose offsets are no bytes of theirs (gzip, Parquet).
+    Raises SourcePaused for one that shrank or was replaced."""
     here = {sight.identity: sight.name for sight in sights}
     by_identity = {(place.device, place.inode): name for name, place in places.items()}
     found: dict[str, Place] = {}

@@ -45,7 +45,8 @@ class TextFile:
     def __init__(self, sight: Sight, place: Place, options: FilesOptions, schema: pa.Schema) -> None:
         self.sight, self._options, self._schema = sight, options, schema
         self.packed = sight.path.name.lower().endswith(".gz")
-        self._file = cast(IO[bytes], gzip.open(sight.path, "rb") if self.packed else sight.path.open("rb"))
+        opener = gzip.open if self.packed else open
+        self._file = cast(IO[bytes], opener(sight.path, "rb"))
         self._block_bytes = FIRST_BLOCK_BYTES
         self._encoding = options.encoding
         self._dialect = Dialect()

@@ -39,7 +39,7 @@ class Home:
 
     @property
     def data(self) -> Path:
-        return self.root / "data"
+        return Path(os.environ.get("MILLRACE_STORAGE_DATA_DIR") or self.root / "data").absolute()
 
     def token(self, principal: str) -> Path:
         return self.tokens / f"{principal}.token"

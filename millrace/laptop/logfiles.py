@@ -50,7 +50,7 @@ def size(path: Path) -> int:
 
 
 def fatal_message(path: Path, since: int) -> str:
-    """The message of the newest FATAL line behind byte `since`; empty when there is none."""
+    """The message of the newest FATAL line behind byte `since`; without one the last line that is no log line (a traceback's); or empty."""
     try:
         with path.open("rb") as log:
             log.seek(max(since, size(path) - _TAIL))
@@ -63,4 +63,4 @@ def fatal_message(path: Path, since: int) -> str:
                 return str(json.loads(line)["message"])
             except (ValueError, KeyError, TypeError):
                 continue
-    return ""
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")

@@ -188,9 +188,9 @@ async def _all(waiting: Sequence[asyncio.Future[Any]]) -> None:
 
 
 def _file_roots(home: Home) -> tuple[Path, ...]:
-    """What sources may read on a laptop: the start folder, its examples, the data folder's neighbour for demos."""
-    here = Path.cwd()
-    return (here, here / "examples", home.root / "demo", home.data)
+    """What sources may read on a laptop: the start folder, the examples, the demo's files and the data folder."""
+    here, examples = Path.cwd(), Path(__file__).parents[2] / "examples"
+    return tuple(dict.fromkeys((here, examples, home.root / "demo", home.data)))
 
 
 def default_modules() -> dict[str, str]:

@@ -6,10 +6,12 @@ import asyncio
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from millrace.errors import MillraceError
 from millrace.laptop.detach import detached
 from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import Endpoints, Home
@@ -88,6 +90,13 @@ def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, repo
         asyncio.run(run())
     except UpFailed as error:
         tell(error.text())
+        return 1
+    except MillraceError as error:
+        tell(UpFailed(error.message, hint=error.hint).text())
+        return 1
+    except Exception as error:
+        append_line(home.log("supervisor"), traceback.format_exc())
+        tell(UpFailed(f"{type(error).__name__}: {error}", log=str(home.log("supervisor"))).text())
         return 1
     finally:
         home.endpoints.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ class Instruments:
     stream_active: UpDownCounter
     stream_first_message: Histogram
     stream_end: Counter
+    stream_resumes: Counter
 
 
 class Telemetry:
@@ -94,6 +95,7 @@ def _instruments(meter: Meter) -> Instruments:
         stream_active=meter.create_up_down_counter(names.STREAM_ACTIVE, "1", "Open streams."),
         stream_first_message=seconds(names.STREAM_FIRST_MESSAGE, "From a stream's arrival to its first response."),
         stream_end=meter.create_counter(names.STREAM_END, "1", "Ended streams by reason."),
+        stream_resumes=meter.create_counter(names.STREAM_RESUMES, "1", "Streams that go on where another was cut."),
     )
 
 

@@ -146,6 +146,7 @@ class CallContext:
         self.writing = asyncio.Lock()
         self.life: StreamLife | None = None
         self.ends_at_write = False
+        self.told_to_end = False  # a write was refused: the servicer is on its way out by itself
         self.last_write_at = time.monotonic()
 
     def __getattr__(self, name: str) -> Any:
@@ -153,8 +154,9 @@ class CallContext:
 
     async def write(self, message: Any) -> None:
         """Sends one response; waits while the client is slow. On a server stream that should end it raises instead of sending."""
-        if self.ends_at_write and self.life is not None:
-            self.life.check()
+        if self.ends_at_write and self.life is not None and self.life.ending:
+            self.told_to_end = True
+            raise self.life.error()
         await self.send(message)
 
     async def send(self, message: Any) -> None:

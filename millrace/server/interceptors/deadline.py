@@ -36,7 +36,7 @@ CALL_DEFAULTS_S = {
 }
 
 _DEADLINE: ContextVar[float | None] = ContextVar("millrace_deadline", default=None)
-_detached: set[asyncio.Task[bytes | None]] = set()
+_cancelled: set[asyncio.Task[bytes | None]] = set()
 _log = logging.getLogger(__name__)
 
 
@@ -112,10 +112,12 @@ class Deadline:
             return work.done()
         try:
             async with asyncio.timeout(self._soft_s), call.context.writing:
-                if not work.done():
-                    work.cancel()  # between two messages: what was written is covered by its resume token
+                if not call.context.told_to_end:
+                    _cancel_once(work)  # between two messages: what was written is covered by its resume token
         except TimeoutError:
             _log.debug("%s: the client is too slow to take the message at hand", call.method.name)
+        if call.context.told_to_end:
+            await asyncio.wait({work}, timeout=CLEAN_UP_LIMIT_S)
         return work.done()
 
 
@@ -133,12 +135,19 @@ async def _until_done(call: Call, work: asyncio.Task[bytes | None]) -> None:
     await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _settle(work: asyncio.Task[bytes | None]) -> None:
-    """Cancels the work once and waits for its clean-up, bounded; what takes longer goes on detached and is not lost sight of."""
-    _detached.add(work)
-    work.add_done_callback(_detached.discard)
+def _cancel_once(work: asyncio.Task[bytes | None]) -> None:
+    """A second cancellation would interrupt the clean-up that the first one began."""
+    if work in _cancelled:
+        return
+    _cancelled.add(work)
+    work.add_done_callback(_cancelled.discard)
     work.add_done_callback(lambda done: done.cancelled() or done.exception())
     work.cancel()
+
+
+async def _settle(work: asyncio.Task[bytes | None]) -> None:
+    """Cancels the work once and waits for its clean-up, bounded; what takes longer goes on detached and is not lost sight of."""
+    _cancel_once(work)
     await asyncio.wait({work}, timeout=CLEAN_UP_LIMIT_S)
     if not work.done():
         _log.error("%s still cleans up after %.0f s", work.get_name(), CLEAN_UP_LIMIT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import deque
@@ -84,6 +85,9 @@ class Observe:
             span.set_attribute(names.BYTES, tally.bytes_in + tally.bytes_out)
             span.set_attribute(names.MESSAGES, tally.messages_in + tally.messages_out)
             span.set_attribute(names.END_REASON, outcome.end_reason)
+            if place := resumed_from(call.request):
+                span.set_attribute(names.RESUMED_FROM, place)
+                measures.stream_resumes.add(1, attributes)
             measures.stream_active.add(-1, attributes)
             measures.stream_end.add(1, {**attributes, names.END_REASON: outcome.end_reason})
             if tally.first_message_at:
@@ -99,6 +103,16 @@ class Observe:
                 time.time(), call.method.full_name, outcome.code.name, outcome.reason, outcome.message, call.trace_id
             )
         )
+
+
+def resumed_from(request: object) -> str:
+    """Where a stream goes on, as its request says: a number, or a resume token's fingerprint; empty for one from the start."""
+    fields = getattr(getattr(request, "DESCRIPTOR", None), "fields_by_name", {})
+    for name in ("after_version", "after_revision", "after_sequence"):
+        if name in fields and (place := getattr(request, name)):
+            return str(place)
+    token = getattr(request, "resume_token", b"") if "resume_token" in fields else b""
+    return f"token {hashlib.sha256(token).hexdigest()[:8]}" if token else ""
 
 
 def _note_cancellation(call: Call) -> None:

@@ -184,6 +184,15 @@ async def test_13_a_drained_stream(watched: Watched) -> None:
     assert span.attributes[names.END_REASON] == "draining"
 
 
+async def test_a_resumed_stream_says_from_where(watched: Watched) -> None:
+    request = named("t")
+    request.resume_token = b"place"
+    assert len([m async for m in watched.stub.ReadRows(request)]) == 2
+    assert (await watched.span("ReadRows")).attributes[names.RESUMED_FROM].startswith("token ")
+    (resumes,) = watched.points(names.STREAM_RESUMES)
+    assert resumes.value == 1
+
+
 async def test_client_and_server_are_one_trace(watched: Watched) -> None:
     await watched.stub.GetTable(pb.GetTableRequest(name="t"))
     server, client = await watched.span("GetTable"), await watched.span("GetTable", SpanKind.CLIENT)

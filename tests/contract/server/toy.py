@@ -82,7 +82,8 @@ class Toy(pb_grpc.StorageServiceServicer):
                         await context.write(_rows(1))
                         await asyncio.sleep(0.01)
                 finally:
-                    await asyncio.sleep(0.05)
+                    for _ in range(5):
+                        await asyncio.sleep(0.01)
                     self.log.append("cleaned up")
             case "fat":
                 while True:

@@ -1,12 +1,15 @@
 """Delta Lake as the commit log of one table: `_delta_log/N.json` is version N.
 
-One handle per table, used by one thread at a time. The check and the commit use the same handle (delta-rs lets a fresh one commit
-a lower transaction version), so a commit after anything but the handle's own version is VersionTaken.
+One handle per table, used by one thread at a time: the check and the commit use the same one (delta-rs lets a fresh one commit a lower
+transaction version), so a commit after anything but the handle's own version is VersionTaken. A commit does not advance its handle;
+reading it back takes as long as writing it, so that happens after the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -14,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
-from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from millrace import errors
@@ -47,12 +49,17 @@ class DeltaLog:
         self._root, self._pool = root, pool
         self._table: DeltaTable | None = None
         self._schema: Schema | None = None
+        self._behind = False  # the handle has committed and not read that back
+        self._guard = threading.Lock()  # of the three above, which only worker threads touch
 
     async def recover(self) -> LogTail:
         return await self._run(self._recover)
 
     async def append(self, commit: Commit, *, after: Version) -> Version:
-        return await self._run(self._append, commit, after)
+        version = await self._run(self._append, commit, after)
+        with contextlib.suppress(RuntimeError):  # the pool is closed: so is the table
+            self._pool.submit(self._catch_up)
+        return version
 
     async def read_after(self, version: Version) -> Sequence[Committed]:
         return await self._run(self._read_after, version)
@@ -67,7 +74,7 @@ class DeltaLog:
         await self._run(checkpoint.trim, self._root, floor)
 
     async def close(self) -> None:
-        self._table = self._schema = None
+        await self._run(self._let_go)
 
     # Below: on a worker thread.
     def _recover(self) -> LogTail:
@@ -75,26 +82,39 @@ class DeltaLog:
         return recovery.read(self._root)
 
     def _append(self, commit: Commit, after: Version) -> Version:
-        try:
-            table = self._handle()
-            if table.version() != after:
-                raise VersionTaken
-            failpoint("storage.before_commit")
-            self._write(table, commit)
-            failpoint("storage.after_commit")
-            if table.version() != after + 1:
-                raise DeltaError("the handle did not come out one version higher")
-        except VersionTaken:
-            return self._resolve(commit, after)
-        except Exception as error:  # anything may have happened: only reading tells
-            return self._resolve(commit, after, error)
-        return self._settle(after + 1)
+        with self._guard:
+            try:
+                table = self._handle()
+                if table.version() != after:
+                    raise VersionTaken
+                failpoint("storage.before_commit")
+                self._write(table, commit)
+                failpoint("storage.after_commit")
+            except VersionTaken:
+                return self._resolve(commit, after)
+            except Exception as error:  # anything may have happened: only reading tells
+                return self._resolve(commit, after, error)
+            return self._settle(after + 1)  # without retries, a commit is the next version or none
 
     def _handle(self) -> DeltaTable:
         if self._table is None:
             self._table = DeltaTable(self._root)
             self._schema = self._table.schema()
+        elif self._behind:
+            self._table.update_incremental()
+        self._behind = False
         return self._table
+
+    def _catch_up(self) -> None:
+        with self._guard:
+            try:
+                self._handle()
+            except Exception:  # the next commit opens anew, and tells what is wrong
+                self._table = None
+
+    def _let_go(self) -> None:
+        with self._guard:
+            self._table = self._schema = None
 
     def _write(self, table: DeltaTable, commit: Commit) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -118,7 +138,7 @@ class DeltaLog:
             ),
             post_commithook_properties=_NO_HOOKS,
         )
-        table.update_incremental()
+        self._behind = True
 
     def _resolve(self, commit: Commit, after: Version, error: Exception | None = None) -> Version:
         """Did it happen? Found by its id: yes. Another in its place: no. Nothing there: no."""
@@ -162,14 +182,16 @@ class DeltaLog:
         return version
 
     def _read_after(self, version: Version) -> Sequence[Committed]:
-        self._table = None
-        later = recovery.read_commits(self._root, version)
-        for found in later:
-            self._settle(found.version)
-        return later
+        with self._guard:
+            self._table = None
+            later = recovery.read_commits(self._root, version)
+            for found in later:
+                self._settle(found.version)
+            return later
 
     def _checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
-        checkpoint.write(self._root, self._handle(), snapshot, removed_us)
+        with self._guard:
+            checkpoint.write(self._root, self._handle(), snapshot, removed_us)
 
     async def _run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         try:

@@ -142,7 +142,7 @@ class Forecasts:
         envelope = Envelope("", version, plan.versions, 0)
         try:
             series = _series(wish, points)
-            forecast, season = self._forecast(wish, series)
+            forecast = self._forecast(wish, series)
         except Unusable as reason:
             return Status(points.key, reason.code, envelope), None
         library = self._statistics.version if forecast.method == "theta" else ""
@@ -157,7 +157,7 @@ class Forecasts:
         rows = _rows(points.key, series, forecast, wish, schema)
         return Status(points.key, "", envelope), rows
 
-    def _forecast(self, wish: ForecastWish, series: Series) -> tuple[_Forecast, int]:
+    def _forecast(self, wish: ForecastWish, series: Series) -> _Forecast:
         values, cautions = series.values, []
         season = wish.season or series.step.season
         if len(values) < 2 * season + 1:
@@ -169,16 +169,16 @@ class Forecasts:
         if float(np.ptp(values)) == 0.0:
             constant = Caution("CONSTANT", "all values are the same: so is the forecast, without any spread", {})
             found = self._seasonal_naive(values, season, wish)
-            return replace(found, cautions=(*cautions, constant)), season
+            return replace(found, cautions=(*cautions, constant))
         if wish.method is Method.SNAIVE or (wish.method is Method.AUTO and len(values) < 10):
-            return replace(self._seasonal_naive(values, season, wish), cautions=tuple(cautions)), season
+            return replace(self._seasonal_naive(values, season, wish), cautions=tuple(cautions))
         try:
             mean, bounds = self._statistics.theta(values, season=season, horizon=wish.horizon, levels=wish.levels)
         except ValueError:
             failed = Caution("THETA_FAILED", "Theta could not be fitted: this is seasonal naive", {})
             found = self._seasonal_naive(values, season, wish)
-            return replace(found, cautions=(*cautions, failed)), season
-        return _Forecast("theta", mean, bounds, tuple(cautions)), season
+            return replace(found, cautions=(*cautions, failed))
+        return _Forecast("theta", mean, bounds, tuple(cautions))
 
     def _seasonal_naive(self, values: Floats, season: int, wish: ForecastWish) -> _Forecast:
         """The last season again. The spread of k seasons ahead is that of one season's differences times √k (a seasonal random walk)."""

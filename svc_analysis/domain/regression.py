@@ -107,9 +107,12 @@ class Regressions:
             n_used=len(response),
             n_dropped=dropped,
         )
-        if len(response) < max(1, len(used)) or not used:
-            why = "no observations" if not len(response) else "fewer observations than coefficients"
-            return _nothing(envelope, names, why, cautions)
+        if not len(response):
+            return _nothing(envelope, names, "no observations", [])
+        if aliased and len(used) == len(response):  # they only look aliased: there is nothing to tell them apart by
+            return _nothing(envelope, names, "fewer observations than coefficients", [])
+        if not used:
+            return _nothing(envelope, names, "aliased with other columns", cautions)
         fit = self._statistics.least_squares(response, design[:, used], wish.intercept, wish.confidence)
         cautions += _cautions(fit, len(used))
         return _result(_with(envelope, cautions), names, used, fit, response, wish)
@@ -167,11 +170,8 @@ def _aliased(design: Floats) -> set[int]:
 
 def _alias_caution(names: list[str]) -> Caution:
     listed = ", ".join(f"`{name}`" for name in names)
-    return Caution(
-        "ALIASED_COLUMNS",
-        f"{listed} can be written by the other columns and got no coefficient",
-        {"columns": float(len(names))},
-    )
+    text = f"{listed} can be written by the other columns and got no coefficient"
+    return Caution("ALIASED_COLUMNS", text, {"columns": float(len(names))})
 
 
 def _cautions(fit: LeastSquares, columns: int) -> list[Caution]:

@@ -36,7 +36,8 @@ class Step:
     def after(self, last_us: int, count: int) -> Micros:
         """The next `count` times after `last_us`."""
         if self.micros:
-            return np.asarray(last_us + self.micros * np.arange(1, count + 1, dtype=np.int64), dtype=np.int64)
+            steps: Micros = self.micros * np.arange(1, count + 1, dtype=np.int64) + last_us
+            return steps
         return np.array([_add_months(last_us, self.months * k) for k in range(1, count + 1)], dtype=np.int64)
 
     def index(self, times: Micros) -> Micros:
@@ -52,7 +53,7 @@ class Step:
             slack = np.full(len(times), HOUR if calendar else 0, dtype=np.int64)
         if (rest > slack).any():
             raise Unusable("NOT_EVEN")
-        return places
+        return np.asarray(places, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import pyarrow as pa
+
 from millrace.cli.failures import Failed
 from millrace.cli.grid import counted
 from millrace.cli.kinds import (
@@ -235,7 +237,12 @@ def _refuse_other_columns(name: str, found: storage_pb2.Table, wanted: storage_p
 
 
 def _columns(table: storage_pb2.Table) -> dict[str, tuple[object, bool]]:
-    return {field.name: (field.type, field.nullable) for field in schema_from_proto(table.schema)}
+    return {field.name: (_instant(field.type), field.nullable) for field in schema_from_proto(table.schema)}
+
+
+def _instant(kind: pa.DataType) -> pa.DataType:
+    """A zone is how people read an instant: storage keeps UTC."""
+    return pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
 
 
 def _listed(names: Sequence[str]) -> str:

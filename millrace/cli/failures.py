@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import click
 
 from millrace import errors
-from millrace.cli.terminal import ReaderGone, colour, escaped, paint
+from millrace.cli.terminal import Interrupted, ReaderGone, colour, escaped, paint
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -64,7 +64,7 @@ def report(error: BaseException, *, debug: bool) -> int:
         return error.code if isinstance(error.code, int) else EXIT_FAILED
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, click.Abort | KeyboardInterrupt):
+    if isinstance(error, click.Abort | Interrupted | KeyboardInterrupt):
         return EXIT_INTERRUPTED
     if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         return report(error.exceptions[0], debug=debug)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from millrace.cli.terminal import ReaderGone
+from millrace.cli.terminal import Interrupted, ReaderGone
 
 
 @dataclass(slots=True)
@@ -71,7 +71,8 @@ class CommonOptions(click.Command):
 
 
 class Command(CommonOptions):
-    """A command of `millrace`. Raises ReaderGone when stdout's reader left: click would make a failure of that."""
+    """A command of `millrace`. Raises ReaderGone when stdout's reader left, and Interrupted on Ctrl-C: click would say
+    something of its own."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -79,6 +80,8 @@ class Command(CommonOptions):
             sys.stdout.flush()
         except BrokenPipeError:
             raise ReaderGone from None
+        except KeyboardInterrupt:
+            raise Interrupted from None
         return answer
 
 

@@ -10,6 +10,10 @@ from typing import TextIO
 _CODES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
 class ReaderGone(Exception):
     """Whoever read stdout has enough."""
 

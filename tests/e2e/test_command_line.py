@@ -83,10 +83,10 @@ def test_applying_again_does_nothing_and_what_get_prints_is_the_same(stack: Stac
 def test_types_are_shown_right(stack: Stack, shop: Path) -> None:
     said = stack.ok("query", "SELECT * FROM paid ORDER BY id")
     assert said.out.splitlines() == [
-        "id  placed                     price  name",
-        "──  ─────────────────────────  ─────  ────",
-        " 1  2024-01-01T01:00:00+01:00   1.20  Ada",
-        " 2  2024-01-02T00:00:00+01:00   NULL  NULL",
+        "id  placed                price  name",
+        "──  ────────────────────  ─────  ────",
+        " 1  2024-01-01T00:00:00Z   1.20  Ada",
+        " 2  2024-01-01T23:00:00Z   NULL  NULL",
     ]
     assert "2 rows" in said.err
     assert (

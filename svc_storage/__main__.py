@@ -13,6 +13,7 @@ from svc_storage.adapters.datadir import DataFolder
 from svc_storage.adapters.delta.backend import DeltaBackend
 from svc_storage.adapters.memory.backend import MemoryBackend
 from svc_storage.adapters.memory.control import MemoryControl
+from svc_storage.adapters.observed import ObservedBackend, Signals
 from svc_storage.adapters.pandas_guard import run_without_pandas
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.adapters.users import ResourceUsers
@@ -40,7 +41,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     folder = DataFolder.claim(settings.data_dir)
     clock = SystemClock()
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
-    backend = BACKENDS[settings.backend](folder, pool)
+    backend = ObservedBackend(BACKENDS[settings.backend](folder, pool), Signals(runtime.telemetry))
     control = MemoryControl() if settings.backend == "memory" else await SqliteControl.open(folder.catalog)
     leases, resources = Leases(control, clock), Resources(control, clock)
     await leases.start()

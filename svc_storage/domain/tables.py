@@ -6,10 +6,11 @@ removes the row; the folder goes a day later.
 
 from __future__ import annotations
 
+import json
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -58,6 +59,7 @@ class Tables:
             body=definition.to_json(),
         )
         await self._backend.create(uid, definition.stored_schema, time_us=now_us)
+        await self._keep_row(row)
         failpoint("storage.after_create_folder")
         stored = await self._catalog.create_table(row, request)
         if stored.uid != uid:
@@ -98,6 +100,7 @@ class Tables:
         check_references(new)
         row = replace(row, body=new.to_json(), etag=secrets.token_hex(8), updated_us=self._clock.now_us())
         stored = await self._catalog.update_table(row, expected_etag=etag, request=request)
+        await self._keep_row(stored)
         if table := self._opened.find(stored.uid):
             table.redefine(stored)
         return await self._state(stored)
@@ -116,6 +119,11 @@ class Tables:
             )
         await self._catalog.delete_table(name, expected_etag=etag, request=request)
         await self._opened.forget(row.uid)
+
+    async def _keep_row(self, row: TableRow) -> None:
+        """A copy in the table's folder: what a lost catalog could be made from. The catalog's row is the truth."""
+        _, files = self._backend.open(row.uid)
+        await files.put_record("table.json", json.dumps(asdict(row)).encode())
 
     async def _row(self, name: str) -> TableRow:
         if row := await self._catalog.get_table(name):

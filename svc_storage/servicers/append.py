@@ -9,6 +9,7 @@ from typing import Any
 from millrace import errors
 from millrace.server.identity import caller
 from millrace.server.lifecycle import HEARTBEAT_S, stream_life
+from millrace.server.telemetry import traceparent
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import appending as convert
 from svc_storage.domain.appending import AppendStream, Incoming
@@ -28,7 +29,7 @@ class AppendRpcs:
         first = await anext(request_iterator, None)
         if first is None:
             raise errors.StreamProtocol("the first frame is `open`", field="open")
-        request = convert.open_from(first, principal=caller().principal, trace_context=_traceparent(context))
+        request = convert.open_from(first, principal=caller().principal, trace_context=traceparent())
         table = await self._opened.table(first.open.table, uid=first.open.table_uid)
         stream = await table.committer.open(request)
         life = stream_life(context)
@@ -64,10 +65,3 @@ async def _frames(requests: AsyncIterator[pb.AppendRowsRequest], table: OpenTabl
                 raise errors.StreamProtocol("`open` comes once, first", field="open")
             case _:
                 raise errors.StreamProtocol("a frame holds one of open, batch, flush, finish", field="message")
-
-
-def _traceparent(context: Any) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == "traceparent":
-            return str(value)
-    return ""

@@ -98,7 +98,9 @@ def _element(one: pb.Element) -> ElementSpec:
 def dashboard_from(message: viz_pb2.Dashboard) -> Dashboard:
     """Raises FieldInvalid where the name is not a dashboard's."""
     name = dashboard_name(message.name, "dashboard.name")
-    return Dashboard(name, spec_from(message.spec), etag=message.etag, source=message.spec.SerializeToString(deterministic=True))
+    return Dashboard(
+        name, spec_from(message.spec), etag=message.etag, source=message.spec.SerializeToString(deterministic=True)
+    )
 
 
 def dashboard_name(name: str, field: str) -> str:

@@ -16,6 +16,17 @@ from svc_viz.ports import Answer, DashboardSpec, ElementSpec, FieldSpec, QuerySp
 
 MAX_PANELS = 12
 MAX_TABLE_ROWS = 500
+REASONS = {
+    "RANGE": "outside the range that the table allows",
+    "NOT_NULL": "a value that the table requires is missing",
+    "TYPE": "not of the column's type",
+    "ENUM": "not one of the allowed values",
+    "UNPARSEABLE": "could not be read as a row",
+    "FIELD_COUNT": "too few or too many fields",
+    "ENCODING": "not valid text",
+    "ROW_TOO_LARGE": "the row is too large",
+}
+"""What storage's and extract's reasons mean, for people; a dashboard's `fields.reason.labels` come first."""
 
 
 def kpi(
@@ -158,16 +169,14 @@ def dead_letters(spec: DashboardSpec, element: ElementSpec, rows: pa.Table, tabl
     labels = spec.fields.get("reason", NO_FIELD).labels
     counts = floats(rows, measure)
     top = max([one for one in counts if math.isfinite(one)], default=1.0) or 1.0
-    found = [
-        {
-            "reason": labels.get(str(parts[0]), str(parts[0])),
-            "code": " · ".join(str(part) for part in parts if part is not None),
-            "count": number_text(count),
-            "share": count / top,
-        }
-        for *parts, count in zip(*(values(rows, name) for name in reasons), counts, strict=True)
-        if math.isfinite(count)
-    ]
+    found = []
+    for *parts, count in zip(*(values(rows, name) for name in reasons), counts, strict=True):
+        if math.isfinite(count):
+            reason, *where = [str(part) for part in parts if part]
+            text = labels.get(reason) or REASONS.get(reason, "")
+            found.append(
+                {"reason": " ".join([*where, reason]), "text": text, "count": number_text(count), "share": count / top}
+            )
     total = sum(one for one in counts if math.isfinite(one))
     share = (
         f" of {number_text(table_rows + total)} rows ({number_text(total / (table_rows + total), '0.00%')} %)"

@@ -209,17 +209,24 @@ class Desk:
         found = [held.follower.latest.trouble for held in self._held.values()]
         return min((one for one in found if one and not one.lasting), key=lambda one: one.since_ms, default=None)
 
+    def _timed(self) -> list[Answer]:
+        """Answers from the table whose time this is; other tables' clocks (when a dead letter was kept) say nothing about it."""
+        table = self.table
+        return [
+            held.shown.answer
+            for held in self._held.values()
+            if held.shown.answer is not None and held.shown_for is not None and held.shown_for.table == table
+        ]
+
     @property
     def seen(self) -> datetime | None:
         """The newest event time that an answer here covers."""
-        answers = [held.shown.answer for held in self._held.values() if held.shown.answer]
-        return max((one.event_time_high for one in answers if one.event_time_high), default=None)
+        return max((one.event_time_high for one in self._timed() if one.event_time_high), default=None)
 
     @property
     def commit_time(self) -> datetime | None:
         """The newest commit that an answer here covers."""
-        answers = [held.shown.answer for held in self._held.values() if held.shown.answer]
-        return max((one.commit_time for one in answers if one.commit_time), default=None)
+        return max((one.commit_time for one in self._timed() if one.commit_time), default=None)
 
     # -- views --------------------------------------------------------------------------------------------------------
     def answer(self, element: str, role: str = "now") -> Answer | None:

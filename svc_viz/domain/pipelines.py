@@ -79,9 +79,9 @@ def _extract(sources: list[SourceFacts]) -> tuple[str, str, str]:
         return bad[0].state.replace("_", " "), "bad", bad[0].cause or "a source has stopped"
     if all(one.state == "finished" for one in sources):
         return "finished", "", activity or "the sources have reached their end"
-    rate = sum(one.rows_per_second for one in sources)
-    if rate <= 0 and activity:
-        return activity if len(activity) <= 24 else "idle", "", activity
+    rate = sum(one.rows_per_second for one in sources if one.state == "running")
+    if rate <= 0:
+        return (activity if 0 < len(activity) <= 24 else "idle"), "", activity or "nothing to read right now"
     return (
         f"{number_text(round(rate))} rows/s",
         "",
@@ -157,7 +157,7 @@ def _pipeline_card(world: World, name: str, facts: PipelineFacts, zone: str) -> 
                 "name": _last(one),
                 "state": of.state.replace("_", " "),
                 "note": of.cause or of.activity,
-                "rate": f"{number_text(round(of.rows_per_second))} rows/s",
+                "rate": f"{number_text(round(of.rows_per_second) if of.state == 'running' else 0)} rows/s",
             }
             for one, of in sources
         ],

@@ -29,7 +29,9 @@ class MemoryAnswers:
         self._changed = asyncio.Condition()
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("SET TimeZone = 'UTC'")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="duckdb")  # beside the loop: pages stay alive while it computes
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="duckdb"
+        )  # beside the loop: pages stay alive while it computes
         self._down: MillraceError | None = None
         self.asked = 0
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ACK_S = 5.0
 HURRY_S = 1.0
+GATHER_S, GATHER_HURRY_S = 0.05, 0.015
+"""Answers of one version arrive one after the other: a frame waits this long for the others, so that cards agree."""
 RANGES = (
     ("last 24h", "24 hours"),
     ("last 72h", "72 hours"),
@@ -76,6 +78,7 @@ class Pump:
             await self._wait()
             await self._visible.wait()
             began = loop.time()
+            await asyncio.sleep(GATHER_HURRY_S if began < self._hurry_until else GATHER_S)
             await self._one_frame()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._painted.wait(), ACK_S)

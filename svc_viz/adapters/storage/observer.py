@@ -160,5 +160,6 @@ def tables_of(world: World) -> set[str]:
     for dashboard in world.dashboards.values():
         spec, prefix = dashboard.spec, f"namespaces/{dashboard.namespace}/tables/"
         named = {spec.time.table, *(query.table for query in spec.queries.values())} - {""}
+        named |= {name.partition("$")[0] for name in named} | {one.table for one in spec.elements.values() if one.table}
         found |= {name if "/" in name else prefix + name for name in named}
     return found

@@ -50,9 +50,9 @@ Millrace.cards = (() => {
     const shown = (value) => (Math.abs(value) >= 1000 ? `${value / 1000}k` : String(Number(value.toFixed(2))).replace("-", "−"));
     fill(body, data.panels.map((panel) => el("figure", { class: "small" },
       el("figcaption", {}, panel.title),
-      el("div", { class: "ys", "aria-hidden": "true" }, el("span", {}, shown(y1)), el("span", {}, shown((y1 + y0) / 2)), el("span", {}, shown(y0))),
+      el("div", { class: "ys", "aria-hidden": "true" }, [y1, y1 / 2, 0].map((at) => { const tick = el("span", {}, shown(at)); tick.style.top = `${(Y(at) / H) * 100}%`; return tick; })),
       svg("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-        [0, 0.5, 1].map((at) => svg("line", { class: "grid", x1: 0, x2: W, y1: at * H, y2: at * H, "vector-effect": "non-scaling-stroke" })),
+        [y1, y1 / 2, 0].map((at) => svg("line", { class: "grid", x1: 0, x2: W, y1: Y(at), y2: Y(at), "vector-effect": "non-scaling-stroke" })),
         panel.x.map((at, i) => panel.y[i] == null ? null : svg("rect", {
           class: "bar", x: X(at - 0.4), width: Math.max(0.5, X(at + 0.4) - X(at - 0.4)),
           y: Math.min(Y(panel.y[i]), Y(0)), height: Math.abs(Y(panel.y[i]) - Y(0)), "data-tip": panel.texts[i] }))),
@@ -65,7 +65,7 @@ Millrace.cards = (() => {
       el("ul", { class: "reasons", tabindex: "0", "aria-label": data.summary }, data.rows.map((row) => {
         const bar = el("i", {});
         bar.style.width = `${Math.max(0.5, row.share * 100)}%`;
-        return el("li", {}, el("div", {}, el("code", {}, row.reason), el("b", {}, row.count)), el("div", { class: "track" }, bar), el("small", {}, row.code));
+        return el("li", {}, el("div", {}, el("code", {}, row.reason), el("b", {}, row.count)), el("div", { class: "track" }, bar), el("small", {}, row.text));
       })),
       el("p", { class: "total" }, data.total));
   };

@@ -1,0 +1,138 @@
+"""Writes docs/reference/{rpcs,errors,sql}.md from the protos, the status table and the sandbox; `--check` says whether they are fresh."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+from millrace.engine import functions
+from millrace.server.status import CODES
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "reference"
+AREAS = ("storage", "extract", "transform", "analysis", "viz", "admin")
+LEVELS = {
+    MethodOptions.NO_SIDE_EFFECTS: "no side effects",
+    MethodOptions.IDEMPOTENT: "idempotent",
+    MethodOptions.IDEMPOTENCY_UNKNOWN: "by offset",
+}
+Comments = dict[tuple[int, ...], str]
+WRITTEN = "Written by `python tools/contract_reference.py`; a test holds it fresh."
+
+
+def files() -> Iterator[tuple[descriptor_pb2.FileDescriptorProto, Comments]]:
+    """Every file of `protos/` with its comments by source path."""
+    protos = ROOT / "protos"
+    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "set"
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{ROOT / 'third_party/protos'}"]
+        command += ["--include_source_info", f"--descriptor_set_out={out}", *sources]
+        subprocess.run(command, check=True)
+        found = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
+    for file in found.file:
+        yield file, {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+
+
+def sentence(comment: str) -> str:
+    """A comment as one line of Markdown."""
+    return " ".join(comment.split()).replace("|", "\\|")
+
+
+def arrow(method: descriptor_pb2.MethodDescriptorProto) -> str:
+    return {(False, False): "→", (False, True): "⇉", (True, True): "⇄"}[
+        (method.client_streaming, method.server_streaming)
+    ]
+
+
+def rpcs() -> str:
+    """All RPCs by service."""
+    lines = [f"# The RPCs\n\n{WRITTEN}\n", "→ one answer, ⇉ a stream of answers, ⇄ streams both ways.", ""]
+    by_area: dict[str, list[str]] = {area: [] for area in AREAS}
+    for file, comments in files():
+        area = file.package.split(".")[1]
+        for index, service in enumerate(file.service):
+            part = [f"## {file.package}.{service.name}", "", sentence(comments.get((6, index), "")), ""]
+            part += ["| RPC | | repeating it | what it does |", "| --- | --- | --- | --- |"]
+            for number, method in enumerate(service.method):
+                said = sentence(comments.get((6, index, 2, number), ""))
+                level = LEVELS[method.options.idempotency_level]
+                part.append(f"| `{method.name}` | {arrow(method)} | {level} | {said} |")
+            by_area[area] += [*part, ""]
+    return "\n".join([*lines, *(line for area in AREAS for line in by_area[area])])
+
+
+def errors() -> str:
+    """All reasons with their code and what to do next."""
+    lines = [
+        f"# Errors\n\n{WRITTEN}\n",
+        textwrap.dedent("""\
+            Every error that Millrace makes is a `google.rpc.Status` with an `ErrorInfo` of the domain `millrace.dev`; its `reason`
+            is one of these. `BadRequest` names fields, `RetryInfo` a pause, `LocalizedMessage` what to do next. A status without it
+            is *bare*: it came from the transport or a proxy; resume the stream, or repeat a read with back-off (0.1 to 5 s, full
+            jitter, at most 10 tries without a new message)."""),
+        "",
+        "| reason | code | what it means, what to do |",
+        "| --- | --- | --- |",
+    ]
+    for file, comments in files():
+        for index, enum in enumerate(file.enum_type):
+            if enum.name == "Reason":
+                for number, value in enumerate(enum.value[1:], 1):
+                    reason = value.name.removeprefix("REASON_")
+                    said = sentence(comments.get((5, index, 2, number), "")).split(".", 1)[-1].strip()
+                    lines.append(f"| `{reason}` | {CODES[reason].name} | {said} |")
+    return "\n".join([*lines, ""])
+
+
+def sql() -> str:
+    """What SQL may use."""
+    groups = {
+        "Aggregates": functions.AGGREGATES,
+        "Windows": functions.WINDOWS,
+        "Numbers": functions.NUMBERS,
+        "Text": functions.TEXT,
+        "Times": functions.TIMES,
+        "Lists, structs, maps, JSON": functions.NESTED,
+        "General": functions.GENERAL,
+        "Volatile (allowed in queries; a transform that uses one is not incremental)": functions.VOLATILE,
+        "Table functions": functions.TABLE_FUNCTIONS,
+        "Type names": functions.TYPES,
+    }
+    intro = textwrap.dedent("""\
+        One SELECT in DuckDB's dialect. Tables are named `flights` or `other_namespace.flights`; `flights$all` also has the columns that
+        storage adds (`_ingested_at`), and `flights$dead_letters` the rows that were refused. `$name` is a parameter. Nothing else can be
+        reached: no files, settings, catalogs, other statements, nor functions that are not listed here. What is refused is named in
+        SQL_INVALID.""")
+    parts = [f"# SQL\n\n{WRITTEN}\n", intro, ""]
+    for title, names in groups.items():
+        parts += [f"## {title}", "", textwrap.fill(" · ".join(f"`{name}`" for name in sorted(names)), 140), ""]
+    return "\n".join(parts)
+
+
+PAGES = {"rpcs.md": rpcs, "errors.md": errors, "sql.md": sql}
+
+
+def stale() -> list[str]:
+    """Pages that are not what they would be written as."""
+    return [name for name, make in PAGES.items() if not (page := FOLDER / name).exists() or page.read_text() != make()]
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        return 1 if stale() else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, make in PAGES.items():
+        (FOLDER / name).write_text(make())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,6 +32,7 @@ from millrace.wire.schema import schema_from_proto
 OPEN_TIMEOUT_S = 60.0
 _INLINE_BYTES = 64 * 1024
 _MAX_OPENS_WITHOUT_ACK = 20
+_MAX_SUPERSEDED = 3
 
 CommitHook = Callable[[storage_pb2.Committed], None]
 
@@ -93,7 +94,7 @@ class Appender:
         self._opened: Opened | None = None
         self._max_message_bytes = slices.LIMIT_BYTES
         self._ack_timeout_s = OPEN_TIMEOUT_S
-        self._opens_without_ack = 0
+        self._opens_without_ack = self._superseded = 0
         self._last_ack = 0.0
         self._backoff = Backoff(tries=options.tries)
         self._changed = asyncio.Condition()
@@ -263,11 +264,19 @@ class Appender:
     async def _broken(self, failure: errors.MillraceError) -> None:
         if isinstance(failure, errors.OffsetContentMismatch):
             raise Reread(failure.message, next_offset=self._ledger.acked_offset, position=None) from failure
-        reopens = isinstance(failure, (errors.OffsetGap, errors.OffsetOverlap, errors.OutcomeUnknown))
-        if not (reopens or resumable(failure)) or self._opens_without_ack > _MAX_OPENS_WITHOUT_ACK:
+        if not self._reopens(failure) or self._opens_without_ack > _MAX_OPENS_WITHOUT_ACK:
             raise failure
         self._totals.reopened += 1
         await self._backoff.pause(failure)
+
+    def _reopens(self, failure: errors.MillraceError) -> bool:
+        if isinstance(failure, errors.WriterSuperseded):
+            # An `open` of ours from a connection that was cut may be served after the one that replaced it. A writer that never broke
+            # has no such stream: then somebody else uses its epoch.
+            self._superseded += 1
+            return self._totals.reopened > 0 and self._superseded <= _MAX_SUPERSEDED
+        reopens = isinstance(failure, (errors.OffsetGap, errors.OffsetOverlap, errors.OutcomeUnknown))
+        return reopens or resumable(failure)
 
     async def _stream(self) -> None:
         """One stream from `open` to its end. Raises why it ended, returns after `done`."""
@@ -384,7 +393,7 @@ class Appender:
 
     async def _take_committed(self, committed: storage_pb2.Committed) -> None:
         self._last_ack = time.monotonic()
-        self._opens_without_ack = 0
+        self._opens_without_ack = self._superseded = 0
         self._backoff.progress()
         totals = self._totals
         totals.rows_written += committed.rows_written

@@ -320,6 +320,13 @@ class Cutter:
         self.cut()
         await asyncio.sleep(0)
 
+    async def cut_through(self) -> None:
+        """Cuts once something goes through."""
+        async with asyncio.timeout(5):
+            while not self._writers:
+                await asyncio.sleep(0.005)
+        self.cut()
+
     def cut(self) -> None:
         self.cuts += bool(self._writers)
         for writer in list(self._writers):

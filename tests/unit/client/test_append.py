@@ -99,9 +99,47 @@ async def test_nothing_is_lost_or_doubled_when_connections_are_cut(seed: int) ->
             await writer.append(numbered(at, 100, width=2000))
             if dice.random() < 0.3:
                 await asyncio.sleep(dice.random() * 0.02)
-                cutter.cut()
+                await cutter.cut_through()
     assert numbers(storage) == list(range(4000))
     assert cutter.cuts >= 5
+
+
+async def test_an_own_stream_that_arrives_late_does_not_end_the_writer() -> None:
+    class Late(Storage):
+        """The open of a cut stream is served after that of the stream which replaced it."""
+
+        said = 0
+
+        def _judge(self, writer: object, pending: object, batch: object) -> bool:
+            if len(self.opens) == 2 and self.said < 1:
+                self.said += 1
+                raise Ending(status=rich(code_pb2.ABORTED, "WRITER_SUPERSEDED"))
+            return super()._judge(writer, pending, batch)  # type: ignore[arg-type]
+
+    storage = Late()
+    async with (
+        storage_at(storage) as target,
+        Cutter(int(target.rpartition(":")[2])) as cutter,
+        open_channel(f"127.0.0.1:{cutter.port}") as channel,
+        Appender(Connection(channel), options()) as writer,
+    ):
+        await cutter.cut_through()
+        for at in range(0, 100, 10):
+            await writer.append(numbered(at, 10))
+        await writer.finish()
+    assert storage.said == 1
+    assert numbers(storage) == list(range(100))
+
+
+async def test_a_writer_that_never_broke_stops_when_superseded() -> None:
+    storage = Storage()
+    async with connected(storage) as connection:
+        writer = Appender(connection, options())
+        await writer.open()
+        storage.live["w"] = object()
+        with pytest.raises(errors.WriterSuperseded):
+            await push(writer, 0)
+        await writer.aclose()
 
 
 async def test_a_silent_storage_is_left_after_the_ack_timeout() -> None:

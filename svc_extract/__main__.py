@@ -16,6 +16,7 @@ from svc_extract.adapters.clock import SystemClock
 from svc_extract.adapters.connectors.files.connector import FilesConnector
 from svc_extract.adapters.connectors.files.listing import Roots
 from svc_extract.adapters.connectors.push import PushConnector
+from svc_extract.adapters.connectors.replay.connector import ReplayConnector
 from svc_extract.adapters.connectors.sql.connector import SqlConnector
 from svc_extract.adapters.secrets import ReferencedSecrets
 from svc_extract.adapters.storage.catalog import StorageCatalog
@@ -35,6 +36,7 @@ from svc_extract.servicers.extract import ExtractServicer
 CONNECTORS: Mapping[str, Callable[[Roots, Clock, Secrets], Connector]] = {
     "files": lambda roots, clock, secrets: FilesConnector(roots, clock),
     "sql": lambda roots, clock, secrets: SqlConnector(secrets, clock),
+    "replay": lambda roots, clock, secrets: ReplayConnector(roots, clock),
     "push": lambda roots, clock, secrets: PushConnector(),
 }
 

@@ -15,6 +15,8 @@ from svc_extract.domain.parsing.records import Dialect, Records, split
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
 LONGEST_BOM = 4
+_ASCII = '\n,"a+1;'
+"""What an encoding has to keep as it is, so that records can be found in the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Encoding:
         """Raises FieldInvalid for one that Python does not know, or that is none of text."""
         try:
             found = codecs.lookup(name or "utf-8").name
-            spaced = '\n,"a'.encode(found)
+            plain = _ASCII.encode(found)
         except (LookupError, UnicodeError, ValueError) as error:
             raise FieldInvalid(
                 f"`{name[:64]}` is not a text encoding", field="csv.encoding", hint="utf-8, latin-1, utf-16"
@@ -41,7 +43,7 @@ class Encoding:
             return cls(found, 2 if found.startswith("utf-16") else 4)
         if found == "utf-8-sig":
             return cls("utf-8")
-        if spaced != b'\n,"a':
+        if plain != _ASCII.encode():
             raise FieldInvalid(
                 f"`{name[:64]}` does not keep ASCII", field="csv.encoding", hint="utf-8, latin-1, utf-16"
             )

@@ -16,7 +16,8 @@ from millrace.extract.v1 import extract_pb2 as pb
 from svc_extract.adapters.clock import SystemClock
 from svc_extract.adapters.connectors.files.connector import FilesConnector
 from svc_extract.adapters.connectors.files.listing import Roots
-
+from svc_extract.adapters.connectors.push import PushConnector
+from svc_extract.adapters.connectors.replay.connector import ReplayConnector
 from svc_extract.adapters.memory.catalog import MemoryCatalog
 from svc_extract.adapters.memory.leases import MemoryLeases
 from svc_extract.adapters.memory.tables import MemoryTable, MemoryTables
@@ -24,7 +25,7 @@ from svc_extract.domain.runs import Runs, RunWish
 from svc_extract.domain.session import Tools
 from svc_extract.domain.sources import Sources
 from svc_extract.domain.supervisor import Supervisor
-from svc_extract.ports import Finished, RunEvent, RunMode, Source, SourceSpec, WorkState
+from svc_extract.ports import Finished, RunEvent, RunMode, Source, SourceSpec, SourceStatus, WorkState
 
 TABLE, SOURCE = "namespaces/default/tables/orders", "namespaces/default/sources/orders"
 SCHEMA = pa.schema(
@@ -77,6 +78,11 @@ class World:
                     return
                 await asyncio.sleep(0.02)
 
+    def status(self) -> SourceStatus:
+        """As stored; the default before the source was put."""
+        found = self.catalog._sources.get(SOURCE)
+        return found.status if found else SourceStatus()
+
     async def state(self, state: WorkState) -> Source:
         """Waits until the source is in `state`."""
 
@@ -93,7 +99,9 @@ def make_world(folder: Path, schema: pa.Schema = SCHEMA, *, event_time_column: s
     table = tables.create(TABLE, schema, event_time_column=event_time_column)
     catalog = MemoryCatalog(clock, leases.current_epoch)
     roots = Roots((folder.resolve(),), folder)
-    connectors = {one.info.name: one for one in (FilesConnector(roots, clock),)}
+    connectors: dict[str, Any] = {
+        one.info.name: one for one in (FilesConnector(roots, clock), ReplayConnector(roots, clock), PushConnector())
+    }
     sources = Sources(catalog, tables, connectors)
     tools = Tools(connectors, tables, tables, catalog, clock, "extract@test")
     return World(folder, clock, leases, tables, table, catalog, sources, Runs(catalog, sources, clock), tools)

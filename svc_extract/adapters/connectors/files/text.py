@@ -39,6 +39,9 @@ class Step:
     open_end: bool
 
 
+RowParser = CsvRows | JsonRows
+
+
 class TextFile:
     """An open file. `limit`: bytes that count now (plain files); None reads to its end (gzip). A context."""
 
@@ -48,9 +51,9 @@ class TextFile:
         opener = gzip.open if self.packed else open
         self._file = cast(IO[bytes], opener(sight.path, "rb"))
         self._block_bytes = FIRST_BLOCK_BYTES
-        self._encoding = options.encoding
+        self.encoding = options.encoding
         self._dialect = Dialect()
-        self._rows: CsvRows | JsonRows | None = None
+        self._rows: RowParser | None = None
         self.offset = place.offset
         self._open_end = place.open_end
         self.limit = None if self.packed else sight.size
@@ -70,6 +73,12 @@ class TextFile:
             return self.offset >= self.limit
         return not self._read(self.offset, 1)
 
+    def begin(self) -> RowParser | None:
+        """Reads encoding and header, so that `offset` is that of the first record; None when there is no header yet."""
+        if self._rows is None:
+            self._begin(final=True)
+        return self._rows
+
     def steps(self, *, final: bool) -> Iterator[Step]:
         """Everything up to the limit in steps of whole records. `final`: an unterminated last record is read too.
 
@@ -85,7 +94,7 @@ class TextFile:
         """The whole lines among the first `size` bytes, as UTF-8. Raises as `steps`."""
         head = self._read(0, size)
         encoding = self._options.encoding.of_file(head[:LONGEST_BOM])
-        self._encoding = encoding
+        self.encoding = encoding
         self._refuse_binary(head[:_PROBE_BYTES])
         text = head[encoding.bom :].decode(encoding.name, "replace")
         whole = text if len(head) < size else text[: text.rfind("\n") + 1]
@@ -95,21 +104,21 @@ class TextFile:
     def _begin(self, final: bool) -> bool:
         """Encoding and header. False while the header line is not whole."""
         head = self._read(0, _PROBE_BYTES)
-        self._encoding = self._options.encoding.of_file(head[:LONGEST_BOM])
+        self.encoding = self._options.encoding.of_file(head[:LONGEST_BOM])
         self._refuse_binary(head)
         if self._options.format_of(self.sight.name) is Format.JSON_LINES:
             self._dialect = Dialect(quote="")
             self._rows = JsonRows(self._schema, self._options.naming)
-            self.offset = max(self.offset, self._encoding.bom)
+            self.offset = max(self.offset, self.encoding.bom)
             return True
         return self._begin_csv(final)
 
     def _begin_csv(self, final: bool) -> bool:
         options = self._options
         plain = Dialect(options.delimiter, options.quote)
-        names, start = options.columns, self._encoding.bom
+        names, start = options.columns, self.encoding.bom
         if not names:
-            found = block_of(self._read(start, MAX_RECORD_BYTES), plain, self._encoding, final=final)
+            found = block_of(self._read(start, MAX_RECORD_BYTES), plain, self.encoding, final=final)
             if not len(found.records):
                 return False
             names, start = _names(found.records[0], plain, self.sight.name), start + int(found.nexts[0])
@@ -120,7 +129,7 @@ class TextFile:
         return True
 
     def _refuse_binary(self, head: bytes) -> None:
-        if self._encoding.unit == 1 and b"\0" in head:
+        if self.encoding.unit == 1 and b"\0" in head:
             raise SourcePaused(
                 f"`{self.sight.name}` is not a text file",
                 field="files.path",
@@ -130,8 +139,8 @@ class TextFile:
 
     def _check_went_on(self) -> None:
         """The last record had no line break when it was read: what follows must begin with one."""
-        unit = self._encoding.unit
-        following = self._read(self.offset, 2 * unit).decode(self._encoding.name, "replace")
+        unit = self.encoding.unit
+        following = self._read(self.offset, 2 * unit).decode(self.encoding.name, "replace")
         if following and following[0] not in "\r\n":
             raise SourcePaused(
                 f"the last line of `{self.sight.name}` was read before it was whole, and went on",
@@ -150,7 +159,7 @@ class TextFile:
             data, limit = self._whole_tail(data)
         else:
             limit = len(data)
-        block = block_of(data, self._dialect, self._encoding, final=final and last)
+        block = block_of(data, self._dialect, self.encoding, final=final and last)
         if block.overlong:
             return self._skip(final)
         if not block.consumed:
@@ -171,7 +180,7 @@ class TextFile:
 
     def _whole_tail(self, data: bytes) -> tuple[bytes, int]:
         """`data`, and the rest of its last record when the file grew meanwhile; how many bytes count."""
-        if self.limit is None or data.endswith(_line_feed(self._encoding)):
+        if self.limit is None or data.endswith(_line_feed(self.encoding)):
             return data, len(data)
         more = self._read(self.offset + len(data), MAX_RECORD_BYTES)
         return data + more, len(data)
@@ -186,13 +195,13 @@ class TextFile:
         consumed = block.consumed if count == len(block.records) else int(block.nexts[count - 1])
         nexts = [self.offset + int(at) for at in block.nexts[:count]]
         self.offset += consumed
-        open_end = consumed == len(data) and not data[:consumed].endswith(_line_feed(self._encoding))
+        open_end = consumed == len(data) and not data[:consumed].endswith(_line_feed(self.encoding))
         return Step(parsed, nexts, self.offset, open_end)
 
     def _skip(self, final: bool) -> Step | None:
         """A record that never ends: one dead letter, and on behind its line break. None while that is not there."""
         start, at = self.offset, self.offset
-        feed = _line_feed(self._encoding)
+        feed = _line_feed(self.encoding)
         raw = self._read(start, 65 * 1024)
         while part := self._read(at, LARGEST_BLOCK_BYTES):
             found = part.find(feed)

@@ -1,0 +1,1 @@
+"""A file played by event time."""

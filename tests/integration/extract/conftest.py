@@ -60,6 +60,11 @@ def _free_port() -> int:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One server for the whole run; tests make tables of their own."""
+    yield from serve_postgres()
+
+
+def serve_postgres() -> Iterator[Postgres]:
+    """Gives one server; going on stops it."""
     scratch = Path(tempfile.mkdtemp(prefix="millrace-pg-"))
     scratch.chmod(0o755)
     home = scratch / "home"

@@ -1,80 +1,164 @@
-"""Reads that are under way: the file list of a version that was handed out in the last 6 h outlives its log entry.
+"""Reads that are under way: a version that was handed out in the last 6 h can still be read when its log entry is gone.
 
-Which versions were planned is kept in memory and, at most every few seconds, in the record `plans/noted.json`, so that a restart
-forgets no more than those seconds. The lists themselves are written just before the log is cut (`plans/<version>.json`).
+Which versions were planned is kept in memory and, every half minute, in the record `plans/noted.json`. Just before the log is cut, what it
+says of the versions that go is written as one record, `plans/<first>-<last>.json`: a live table plans every version, and one record a
+cut costs no more than the log did.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from svc_storage.ports import Clock, DataFile, DeadLetterFile, Snapshot, TableFiles, Version
+from svc_storage.domain.versions import fold
+from svc_storage.ports import (
+    Clock,
+    Commit,
+    CommitKind,
+    Committed,
+    DataFile,
+    DeadLetterFile,
+    Snapshot,
+    TableFiles,
+    Version,
+)
 
 KEPT_US = 6 * 3600 * 1_000_000
+NOTE_AGAIN_US = 60_000_000
+WRITE_EVERY_US = 30_000_000
+FOLDER = "_millrace/plans/"
 _NOTED = "plans/noted.json"
+_RANGE = re.compile(rf"{FOLDER}(\d+)-(\d+)\.json")
 
 
 class Plans:
     def __init__(self, files: TableFiles, clock: Clock) -> None:
         self._files, self._clock = files, clock
         self._noted: dict[Version, int] = {}  # version -> last planned, µs
+        self._written_us = 0
         self._changed = False
+        self._ranges: set[tuple[Version, Version]] = set()
 
     async def start(self) -> None:
-        """Reads what an earlier process noted."""
+        """Reads what an earlier process noted and kept."""
         if content := await self._files.get_record(_NOTED):
             self._noted = {int(version): time_us for version, time_us in json.loads(content).items()}
+        for path, _ in await self._files.list_paths():
+            if found := _RANGE.fullmatch(path):
+                self._ranges.add((int(found[1]), int(found[2])))
         self._forget_old()
 
     def note(self, version: Version) -> None:
         now_us = self._clock.now_us()
-        if now_us - self._noted.get(version, 0) > 60_000_000:
+        if now_us - self._noted.get(version, 0) > NOTE_AGAIN_US:
             self._noted[version] = now_us
             self._changed = True
 
-    async def keep_notes(self) -> None:
-        """Makes the notes survive a restart; cheap when nothing changed."""
-        if self._changed:
-            self._changed = False
+    async def write_notes(self) -> None:
+        """Makes the notes survive a restart, now and then."""
+        now_us = self._clock.now_us()
+        if self._changed and now_us - self._written_us > WRITE_EVERY_US:
+            self._changed, self._written_us = False, now_us
             self._forget_old()
             await self._files.put_record(_NOTED, json.dumps(self._noted).encode())
 
-    def below(self, floor: Version) -> Sequence[Version]:
-        """Versions below `floor` whose plans are still under way."""
+    def under_way(self, first: Version, last: Version) -> bool:
+        """Is any version of [first, last] still being read?"""
         self._forget_old()
-        return sorted(version for version in self._noted if version < floor)
+        return any(first <= version <= last for version in self._noted)
 
-    async def save(self, snapshot: Snapshot) -> None:
-        """Before its log entry goes."""
-        content = {
-            "time": snapshot.time_us,
-            "high": snapshot.event_time_high_us,
-            "files": [
-                [f.path, f.size_bytes, f.row_count, f.level, f.added_in, f.modified_ms, f.stats_json]
-                for f in snapshot.files.values()
-            ],
-            "dead": [[file.path, file.size_bytes, file.row_count, file.added_in] for file in snapshot.dead_letters],
-        }
-        await self._files.put_record(f"plans/{snapshot.version}.json", json.dumps(content).encode())
+    async def keep(self, base: Snapshot, commits: Sequence[Committed]) -> None:
+        """What the log says of `base` and the versions right after it, before that is cut."""
+        last = commits[-1].version if commits else base.version
+        content = {"base": _base_out(base), "commits": [_commit_out(found) for found in commits]}
+        record = json.dumps(content, separators=(",", ":")).encode()
+        await self._files.put_record(f"plans/{base.version}-{last}.json", record)
+        self._ranges.add((base.version, last))
 
     async def load(self, version: Version, head: Snapshot) -> Snapshot | None:
-        """The kept file list of a version that the log has lost, None when there is none. Columns are the head's."""
-        content = await self._files.get_record(f"plans/{version}.json") if version >= 0 else None
-        if content is None:
-            return None
-        raw = json.loads(content)
-        files = [DataFile(*fields) for fields in raw["files"]]
-        return replace(
-            head,
-            version=version,
-            time_us=raw["time"],
-            files={file.path: file for file in files},
-            dead_letters=tuple(DeadLetterFile(*fields) for fields in raw["dead"]),
-            event_time_high_us=raw["high"],
-        )
+        """A version that the log has lost, None when it was not kept. Columns and writers are the head's."""
+        for first, last in self._ranges:
+            if first <= version <= last and (content := await self._files.get_record(f"plans/{first}-{last}.json")):
+                raw = json.loads(content)
+                snapshot = _base_in(raw["base"], head)
+                for commit in raw["commits"]:
+                    if commit["version"] <= version:
+                        snapshot = fold(snapshot, _commit_in(commit))
+                return snapshot
+        return None
+
+    def forget(self, path: str) -> None:
+        """A kept record was removed."""
+        if found := _RANGE.fullmatch(path):
+            self._ranges.discard((int(found[1]), int(found[2])))
 
     def _forget_old(self) -> None:
         oldest_us = self._clock.now_us() - KEPT_US
         self._noted = {version: time_us for version, time_us in self._noted.items() if time_us >= oldest_us}
+
+
+def _base_out(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "version": snapshot.version,
+        "time": snapshot.time_us,
+        "high": snapshot.event_time_high_us,
+        "files": [_file_out(file) for file in snapshot.files.values()],
+        "dead": [_letters_out(file) for file in snapshot.dead_letters],
+    }
+
+
+def _base_in(raw: dict[str, Any], head: Snapshot) -> Snapshot:
+    files = [DataFile(*fields) for fields in raw["files"]]
+    return replace(
+        head,
+        version=raw["version"],
+        time_us=raw["time"],
+        files={file.path: file for file in files},
+        dead_letters=tuple(DeadLetterFile(*fields) for fields in raw["dead"]),
+        event_time_high_us=raw["high"],
+    )
+
+
+def _commit_out(found: Committed) -> dict[str, Any]:
+    commit = found.commit
+    return {
+        "version": found.version,
+        "kind": commit.kind.value,
+        "time": commit.time_us,
+        "high": commit.event_time_high_us,
+        "adds": [_file_out(file) for file in commit.adds],
+        "removes": [file.path for file in commit.removes],
+        "dead": [_letters_out(file) for file in commit.dead_letters],
+    }
+
+
+def _commit_in(raw: dict[str, Any]) -> Committed:
+    commit = Commit(
+        id="",
+        kind=CommitKind(raw["kind"]),
+        time_us=raw["time"],
+        adds=tuple(DataFile(*fields) for fields in raw["adds"]),
+        removes=tuple(DataFile(path, 0, 0) for path in raw["removes"]),
+        dead_letters=tuple(DeadLetterFile(*fields) for fields in raw["dead"]),
+        event_time_high_us=raw["high"],
+    )
+    return Committed(raw["version"], commit)
+
+
+def _file_out(file: DataFile) -> list[Any]:
+    return [
+        file.path,
+        file.size_bytes,
+        file.row_count,
+        file.level,
+        file.added_in,
+        file.modified_ms,
+        file.stats_json,
+    ]
+
+
+def _letters_out(file: DeadLetterFile) -> list[Any]:
+    return [file.path, file.size_bytes, file.row_count, file.added_in]

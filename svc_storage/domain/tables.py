@@ -73,9 +73,9 @@ class Tables:
         return state if base == name else await self._dead_letters(name, state)
 
     async def list(self, namespace: str, *, after_name: str, limit: int) -> Sequence[TableState]:
-        """By name. A table that cannot be opened fails the list: a short answer would look whole."""
+        """By name. A damaged table is in the list, without counts: `get` says what is wrong with it."""
         rows = await self._catalog.list_tables(namespace, after_name=after_name, limit=limit)
-        return [await self._state(row) for row in rows]
+        return [await self._listed(row) for row in rows]
 
     async def update(
         self, name: str, changed: TableDefinition, *, schema: pa.Schema | None, etag: str, request: RequestMark
@@ -135,10 +135,14 @@ class Tables:
         try:
             table = await self._opened.table(row.name, uid=row.uid)
         except (errors.TableNotFound, errors.TableRecreated):  # an outcome of a table that is gone since
-            return TableState(
-                row, definition, Snapshot(version=0, time_us=row.created_us, schema=definition.stored_schema)
-            )
+            return _unopened(row, definition)
         return TableState(row, definition, table.versions.head)
+
+    async def _listed(self, row: TableRow) -> TableState:
+        try:
+            return await self._state(row)
+        except errors.Broken:
+            return _unopened(row, TableDefinition.from_json(row.body))
 
     async def _dead_letters(self, name: str, of: TableState) -> TableState:
         view = await self._opened.view(name, uid=of.row.uid)
@@ -148,3 +152,7 @@ class Tables:
             description=f"Rows that broke the contract of {of.row.name}.",
         )
         return TableState(view.row, definition, await view.snapshot())
+
+
+def _unopened(row: TableRow, definition: TableDefinition) -> TableState:
+    return TableState(row, definition, Snapshot(version=0, time_us=row.created_us, schema=definition.stored_schema))

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from svc_storage.domain import compaction
+from svc_storage.domain import compaction, plans
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.ports import Backend, Catalog, Clock, ReaderMarks, Version
 
@@ -79,7 +79,7 @@ class Upkeep:
         await self.compact(table)
         if table.head - state.checkpoint >= self._policy.checkpoint_every:
             state.checkpoint = await self.checkpoint(table)
-        await table.plans.keep_notes()
+        await table.plans.write_notes()
         now_us = self._clock.now_us()
         if now_us - state.trimmed_us > self._policy.trim_every_us:
             state.trimmed_us = now_us
@@ -115,9 +115,9 @@ class Upkeep:
         if not bases or bases[-1] <= table.versions.base_version:
             return None
         floor = bases[-1]
-        for version in table.plans.below(floor):
-            if version >= table.oldest:
-                await table.plans.save(table.versions.at(version))
+        base, commits = table.versions.before(floor)
+        if table.plans.under_way(base.version, floor - 1):
+            await table.plans.keep(base, commits)
 
         async def cut() -> None:
             table.versions.cut(floor)
@@ -139,8 +139,9 @@ class Upkeep:
                     left_us, patience_us = modified_us, self._policy.orphan_us
                 if now_us - left_us > patience_us:
                     doomed.append(path)
-            elif path.startswith("_millrace/plans/") and now_us - modified_us > self._policy.keep_files_us:
+            elif path.startswith(plans.FOLDER) and now_us - modified_us > plans.KEPT_US:
                 doomed.append(path)
+                table.plans.forget(path)
         kept_now = {*view.head.files, *(file.path for file in view.head.dead_letters)}
         doomed = [path for path in doomed if path not in kept_now]
         await table.files.remove(doomed)

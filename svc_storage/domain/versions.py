@@ -205,6 +205,10 @@ class LogView:
             raise self._expired(found)
         return found
 
+    def before(self, floor: Version) -> tuple[Snapshot, Sequence[Committed]]:
+        """What `cut` would forget: the base, and the commits after it below `floor`."""
+        return self._base, self._between(self.base_version, floor - 1)
+
     def cut(self, floor: Version) -> None:
         """Forgets what lies below `floor`, a version that is kept."""
         base = self._base

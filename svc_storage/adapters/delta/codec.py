@@ -49,12 +49,13 @@ def encode_record(commit: Commit) -> str:
             "schema_id": commit.schema_id,
             "high": commit.event_time_high_us,
             "trace": commit.trace_context,
+            "parts": [len(commit.adds), len(commit.removes), len(commit.writers) + (commit.kind is CommitKind.COMPACT)],
         }
     )
 
 
 def decode_log_file(version: Version, text: bytes) -> Committed:
-    """One `_delta_log/N.json`. Raises ValueError when it is empty or not JSON."""
+    """One `_delta_log/N.json`. Raises ValueError when it is empty, not JSON, or ends after fewer lines than it was written with."""
     actions = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not actions:
         raise ValueError("empty log file")
@@ -63,6 +64,9 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
     removes = [action["remove"] for action in actions if "remove" in action]
     meta = next((action["metaData"] for action in actions if "metaData" in action), None)
     record = json.loads(info[KEY]) if KEY in info else _guess(info, adds, removes, meta)
+    parts = [len(adds), len(removes), sum("txn" in action for action in actions)]
+    if record.get("parts", parts) != parts:
+        raise ValueError("the log file is cut")
     return Committed(
         version,
         Commit(

@@ -94,13 +94,11 @@ def _unbroken_from(numbers: Sequence[Version]) -> Version:
 
 
 def _is_whole(path: Path) -> bool:
-    content = path.read_bytes()
     try:
-        return bool(content.strip()) and all(
-            isinstance(json.loads(line), dict) for line in content.splitlines() if line.strip()
-        )
-    except ValueError:
+        codec.decode_log_file(checkpoint.version_of(path), path.read_bytes())
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
+    return True
 
 
 def _settle_checkpoints(root: Path, newest: Version) -> None:

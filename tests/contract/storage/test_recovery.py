@@ -56,6 +56,25 @@ async def test_a_newest_commit_that_is_torn_was_never_acknowledged(local: Rig, c
     assert list((folder / "_millrace" / "quarantine").iterdir())
 
 
+async def test_a_newest_commit_that_ends_after_its_first_line_is_torn(local: Rig) -> None:
+    folder = await filled(local, 4)
+    whole = log_file(folder, 5).read_text()
+    log_file(folder, 5).write_text(whole.splitlines(keepends=True)[0])
+    table = await local.restart()
+    assert (table.head, ids(table)) == (4, list(range(9)))
+
+
+async def test_a_damaged_table_is_still_listed(local: Rig) -> None:
+    folder = await filled(local, 3)
+    await local.create(name="namespaces/default/tables/whole")
+    log_file(folder, 2).write_bytes(b"")
+    local.opened._open.clear()
+    listed = await local.tables.list("default", after_name="", limit=10)
+    assert [state.row.name.rpartition("/")[2] for state in listed] == ["orders", "whole"]
+    with pytest.raises(errors.ChecksumMismatch):
+        await local.tables.get("namespaces/default/tables/orders")
+
+
 async def test_a_hint_to_a_missing_checkpoint_goes(local: Rig) -> None:
     folder = await filled(local, 4)
     (folder / "_delta_log" / "_last_checkpoint").write_text('{"version":3,"size":7}')

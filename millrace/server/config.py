@@ -42,6 +42,7 @@ class ServerSettings:
     drain_lead_s: float = 0.0  # between NOT_SERVING and the first refused call; 5 s in a cluster (mesh.md section 4)
     drain_grace_s: float = 5.0  # how long calls and streams may take to end; 30 s in a cluster
     max_connection_age_s: float = 3600.0  # a backstop; 0: none (inside the mesh)
+    keepalive_s: float = 30.0  # a client that does not answer a ping within a third of it is cut off
     supervisor_pid: int = 0  # end when this process is gone; 0: started by hand
     supervisor_fd: int = -1  # a pipe that closes when the supervisor dies, where the kernel cannot tell
 
@@ -69,6 +70,7 @@ class ServerSettings:
             drain_lead_s=shared.duration_ms("DRAIN_LEAD", 0, high=60_000) / 1000,
             drain_grace_s=shared.duration_ms("DRAIN_GRACE", 5000, high=300_000) / 1000,
             max_connection_age_s=shared.duration_ms("MAX_CONNECTION_AGE", 3_600_000) / 1000,
+            keepalive_s=shared.duration_ms("KEEPALIVE", 30_000, low=1000) / 1000,
             supervisor_pid=shared.integer("SUPERVISOR_PID", 0, low=0),
             supervisor_fd=shared.integer("SUPERVISOR_FD", -1, low=-1),
         )

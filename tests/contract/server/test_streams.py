@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -168,3 +171,37 @@ async def test_reading_may_be_cancelled_without_losing_a_message(served: Served)
     assert await call.read() is grpc.aio.EOF
     with pytest.raises(grpc.aio.AioRpcError):
         await failure_of_ended(call)
+
+
+HALF_OPEN = """
+import sys, grpc
+from millrace.storage.v1 import storage_pb2 as pb, storage_pb2_grpc as pb_grpc
+from tests.contract.server.toy import named
+stub = pb_grpc.StorageServiceStub(grpc.insecure_channel(sys.argv[1]))
+for message in stub.ReadRows(named("idle"), metadata=(("authorization", "Bearer local-token"),)):
+    print("read", flush=True)
+"""
+
+
+async def test_a_client_that_froze_is_cut_off() -> None:
+    """Its kernel still acknowledges bytes; only the missing answer to a ping tells."""
+    toy = Toy()
+    async with running(toy_spec(toy), keepalive_s=1.0) as served:
+        client = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            HALF_OPEN,
+            served.target,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[3],
+        )
+        try:
+            assert client.stdout is not None
+            await client.stdout.readline()
+            client.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(20):
+                while served.serving.streams.total() or toy.log != ["cancelled", "cleaned up"]:
+                    await asyncio.sleep(0.05)
+        finally:
+            client.kill()
+            await client.wait()

@@ -16,7 +16,7 @@ class Settings:
     page_host: str = "127.0.0.1"  # 0.0.0.0 behind an ingress
     page_hosts: tuple[str, ...] = ()  # further Host headers to answer to, with port: "millrace.example.org:443"
     user_token_file: Path | None = None  # the person that the page asks analysis as; None: this service
-    min_interval_ms: int = 250  # least time between two answers of one question, 50–60,000
+    min_interval_ms: int = 500  # least time between two answers of one question, 50–60,000
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -29,7 +29,7 @@ class Settings:
             page_host=reader.text("PAGE_HOST", "127.0.0.1"),
             page_hosts=reader.words("PAGE_HOSTS"),
             user_token_file=token,
-            min_interval_ms=reader.duration_ms("MIN_INTERVAL", 250, low=50, high=60_000),
+            min_interval_ms=reader.duration_ms("MIN_INTERVAL", 500, low=50, high=60_000),
         )
         reader.allow("USER_TOKEN_FILE")
         reader.done()

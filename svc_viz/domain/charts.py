@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +57,7 @@ class Plot:
     head: tuple[str, ...]
     summary: str
     band: Band | None = None
+    notes: tuple[Note, ...] = ()
     is_time: bool = False
     snap: float = 0.0
     open_ends: tuple[float | None, float | None] = (None, None)
@@ -64,6 +65,15 @@ class Plot:
     @property
     def empty(self) -> bool:
         return not len(self.left)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An event on the time axis, UTC ms; a moment ends where it starts."""
+
+    start: float
+    end: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +100,12 @@ class Drawing:
     slots: int = field(default=1)
 
     @classmethod
-    def of(cls, dashboard: DashboardSpec, element: str, zone: str) -> Drawing:
+    def of(cls, dashboard: DashboardSpec, element: str, zone: str, bucket: str = "") -> Drawing:
+        """`bucket`: instead of the query's own, where a long range has longer ones."""
         spec = dashboard.elements[element]
-        return cls(spec, dashboard.queries[spec.query], dashboard.fields, zone, slots_of(dashboard, spec))
+        query = dashboard.queries[spec.query]
+        query = replace(query, bucket=bucket) if bucket else query
+        return cls(spec, query, dashboard.fields, zone, slots_of(dashboard, spec))
 
     def field(self, name: str) -> FieldSpec:
         return self.fields.get(name, NO_FIELD)
@@ -106,7 +119,16 @@ class Drawing:
 
     @property
     def unit(self) -> str:
+        """Of the buckets: s, m, h or d."""
         return self.query.bucket[-1:] or "h"
+
+    @property
+    def per(self) -> str:
+        """ "per day", "per 6 hours"; empty without buckets."""
+        if not self.query.bucket:
+            return ""
+        count, name = int(self.query.bucket[:-1]), {"s": "second", "m": "minute", "h": "hour", "d": "day"}[self.unit]
+        return f"per {name}" if count == 1 else f"per {count} {name}s"
 
 
 def slots_of(dashboard: DashboardSpec, spec: ElementSpec) -> int:
@@ -140,7 +162,13 @@ def series_of(drawing: Drawing, keys: Sequence[str]) -> tuple[Series, ...]:
     )
 
 
-def plot(drawing: Drawing, rows: pa.Table, base: pa.Table | None = None, band: pa.Table | None = None) -> Plot:
+def plot(
+    drawing: Drawing,
+    rows: pa.Table,
+    base: pa.Table | None = None,
+    band: pa.Table | None = None,
+    notes: tuple[Note, ...] = (),
+) -> Plot:
     """Everything that is drawn of `rows`. Rows without a place on the axis (NULL) are left out here and kept in table and CSV."""
     cells = _cells(drawing, rows)
     places = sorted(cells)[-MAX_BARS:]
@@ -172,10 +200,27 @@ def plot(drawing: Drawing, rows: pa.Table, base: pa.Table | None = None, band: p
         head=tuple(one.label for one in series),
         summary=_summary(drawing, series, heights, labels),
         band=forecast,
+        notes=tuple(note for note in notes if note.end >= x_range[0] and note.start <= x_range[1]),
         is_time=drawing.spec.x == "time",
         snap=drawing.width if drawing.spec.x in drawing.query.bins else 1.0,
         open_ends=(drawing.query.clamp[0], drawing.query.clamp[1]) if len(drawing.query.clamp) == 2 else (None, None),
     )
+
+
+def notes_of(tables: Sequence[pa.Table], zone: str) -> tuple[Note, ...]:
+    """Events of annotation tables, by time; rows without a time are left out."""
+    found = []
+    for rows in tables:
+        starts = values(rows, "time")
+        ends, labels = values(rows, "end") or starts, values(rows, "label") or [""] * len(starts)
+        for start, end, label in zip(starts, ends, labels, strict=True):
+            if isinstance(start, datetime):
+                at = bucket_text(start, zone, unit="m")
+                text = f"{at} {label}" if label is not None else at
+                found.append(
+                    Note(to_ms(start), to_ms(end) if isinstance(end, datetime) else to_ms(start), text.strip())
+                )
+    return tuple(sorted(found, key=lambda note: (note.start, note.text)))
 
 
 def _cells(drawing: Drawing, rows: pa.Table) -> dict[float, dict[str, float]]:

@@ -26,6 +26,12 @@ from svc_viz.ports import (
 SPARK_PERIODS = 3
 """A sparkline shows this many times the KPI's own range."""
 FORECAST_SEASONS = 14
+MOST_BUCKETS = 400
+"""More bars than that are neither seen nor sent twice a second: a long range gets longer buckets, and says so."""
+LONGER = ("1m", "5m", "15m", "1h", "3h", "6h", "12h", "1d", "7d")
+MOST_NOTES = 200
+ALL_S = 366 * 86_400
+"""What `all` is taken for: nobody has told how long the table's time is."""
 
 
 class Compiler:
@@ -52,6 +58,11 @@ class Compiler:
         where = None if base else self._filters(query, element)
         return self._ask(query, where, self._range_s(query))
 
+    def bucket(self, element: str) -> str:
+        """The time bucket of an element's query in the present range; empty without one."""
+        query = self._query(element)
+        return longer(query.bucket, self._range_s(query)) if query.bucket else ""
+
     def before(self, element: str) -> Question:
         """The period before an element's own."""
         return replace(self.question(element), previous=True)
@@ -67,7 +78,7 @@ class Compiler:
     def history(self, element: str, end: datetime) -> Question | None:
         """A bucketed element's value without its stack, complete buckets before `end` only; what a forecast is made from."""
         spec, query = self._spec.elements[element], self._query(element)
-        if spec.forecast is None or not query.bucket:
+        if spec.forecast is None or not query.bucket or self.bucket(element) != query.bucket:
             return None
         season = season_of(query.bucket, spec.forecast.season_length)
         asked = self._ask(query, self._filters(query, element), 0)
@@ -75,12 +86,19 @@ class Compiler:
         measure = tuple(one for one in asked.measures if one.name == spec.y)
         return replace(
             asked,
-            dimensions=asked.dimensions[:1],
+            dimensions=(self._bucket(query.bucket),),
             measures=measure,
             start=datetime.fromtimestamp(end.timestamp() - span_s, end.tzinfo),
             end=end,
             fill="zero" if query.fill == "zero" else "gap",
         )
+
+    def note(self, index: int) -> Question:
+        """The events of an annotation: columns time, end and label, the newest 200."""
+        note = self._spec.annotations[index]
+        named = [("time", note.time), ("end", note.end), ("label", note.label)]
+        columns = tuple(Dimension(name, "column", column) for name, column in named if column)
+        return Question(self.full_name(note.table), dimensions=columns, order=(("time", True),), limit=MOST_NOTES)
 
     def _query(self, element: str) -> QuerySpec:
         return self._spec.queries[self._spec.elements[element].query]
@@ -89,13 +107,13 @@ class Compiler:
         own = measures.condition(query.where) if query.where else None
         table = self.full_name(query.table)
         kinds = self._kinds(table)
-        if query.bucket and last_s:
-            last_s += measures.duration_s(
-                query.bucket
-            )  # the first bucket is cut by the range's start: asked for, then left out
+        bucket = longer(query.bucket, last_s) if query.bucket else ""
+        if bucket and last_s:
+            # The range's start cuts the first bucket: it is asked for, then left out (`results.trimmed`).
+            last_s += measures.duration_s(bucket)
         return Question(
             table=table,
-            dimensions=self._dimensions(query),
+            dimensions=self._dimensions(query, bucket),
             measures=tuple(
                 _coerced(measures.measure(name, text), kinds) for name, text in sorted(query.measures.items())
             ),
@@ -107,8 +125,8 @@ class Compiler:
             limit=query.limit,
         )
 
-    def _dimensions(self, query: QuerySpec) -> tuple[Dimension, ...]:
-        found = [self._bucket(query.bucket)] if query.bucket else []
+    def _dimensions(self, query: QuerySpec, bucket: str) -> tuple[Dimension, ...]:
+        found = [self._bucket(bucket)] if bucket else []
         low, high = query.clamp if len(query.clamp) == 2 else (None, None)
         found += [
             Dimension(name, "bin", name, width=width, low=low, high=high) for name, width in sorted(query.bins.items())
@@ -167,6 +185,15 @@ class Compiler:
 def selected_column(spec: ElementSpec) -> str:
     """The table's column that an element's selection filters."""
     return (spec.select.column or spec.select.interval or spec.select.point) if spec.select else ""
+
+
+def longer(bucket: str, range_s: int) -> str:
+    """`bucket`, or the shortest longer one with at most MOST_BUCKETS in the range."""
+    span = range_s or ALL_S
+    if span / measures.duration_s(bucket) <= MOST_BUCKETS:
+        return bucket
+    fitting = (one for one in LONGER if measures.duration_s(one) > measures.duration_s(bucket))
+    return next((one for one in fitting if span / measures.duration_s(one) <= MOST_BUCKETS), LONGER[-1])
 
 
 def joined(*parts: Condition) -> Condition | None:

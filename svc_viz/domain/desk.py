@@ -138,6 +138,8 @@ class Desk:
             if spec.kind not in ASKING:
                 continue
             found[name, "now"] = self._compiler.question(name)
+            if spec.kind in DRAWN and spec.x == "time":
+                found |= {(name, f"note{i}"): self._compiler.note(i) for i in range(len(self.spec.annotations))}
             if spec.compare:
                 found[name, "before"] = self._compiler.before(name)
             if spec.sparkline:
@@ -272,11 +274,21 @@ class Desk:
                 return View(status, cards.dead_letters(self.spec, spec, now.rows, facts.row_count if facts else 0))
         return View("ok", cards.summary(self.spec, spec, now))
 
+    def drawing(self, element: str) -> charts.Drawing:
+        """How an element is drawn in the present zone and range."""
+        return charts.Drawing.of(self.spec, element, self.zone, self._compiler.bucket(element))
+
     def _chart(self, element: str, now: Answer) -> View:
-        drawing = charts.Drawing.of(self.spec, element, self.zone)
+        drawing = self.drawing(element)
         base = self.answer(element, "base")
         band = self._forecast(element, now)
-        drawn = charts.plot(drawing, now.rows, base.rows if base else None, band.rows if band else None)
+        noted = (
+            [self.answer(element, f"note{i}") for i in range(len(self.spec.annotations))]
+            if drawing.spec.x == "time"
+            else []
+        )
+        notes = charts.notes_of([one.rows for one in noted if one], self.zone)
+        drawn = charts.plot(drawing, now.rows, base.rows if base else None, band.rows if band else None, notes)
         payload: dict[str, Any] = {
             "summary": drawn.summary,
             "legend": [{"label": one.label, "state": one.state} for one in drawn.series]
@@ -291,7 +303,10 @@ class Desk:
             },
             "table": charts.twin(drawing, drawn),
             "time": drawn.is_time,
+            "aside": drawing.per if drawing.query.bucket != self.spec.queries[drawing.spec.query].bucket else "",
         }
+        if drawn.notes:
+            payload["notes"] = [{"from": one.start, "to": one.end, "text": one.text} for one in drawn.notes]
         if drawn.band is not None:
             payload["band"] = {
                 "left": drawn.band.left.tolist(),
@@ -324,6 +339,8 @@ class Desk:
             season_of(bucket, spec.forecast.season_length),
         )
         known = self._forecasts.get(element)
+        if known is None and (former := self._hub.former(ask)) is not None:
+            known = self._forecasts[element] = former
         if known is None or (
             known[0] != ask and not any(task.get_name() == f"forecast {element}" for task in self._tasks)
         ):

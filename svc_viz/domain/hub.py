@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from millrace.errors import MillraceError
 from svc_viz.ports import Answer, Answers, Clock, ForecastAsk, Interrupted, Question, Resumed
@@ -94,6 +94,7 @@ class Hub:
         self._answers, self._clock, self._interval, self._suspects = answers, clock, min_interval_ms, suspects
         self._streams: dict[Question, _Stream] = {}
         self._forecasts: dict[ForecastAsk, Answer | MillraceError] = {}
+        self._former: dict[ForecastAsk, tuple[ForecastAsk, Answer]] = {}
 
     @property
     def streams(self) -> int:
@@ -141,7 +142,14 @@ class Hub:
             self._forecasts[ask] = known
         if isinstance(known, MillraceError):
             raise known
+        while len(self._former) >= MAX_FORECASTS:
+            del self._former[next(iter(self._former))]
+        self._former[_timeless(ask)] = (ask, known)
         return known
+
+    def former(self, ask: ForecastAsk) -> tuple[ForecastAsk, Answer] | None:
+        """The newest forecast of the same series, whatever time it ends at: a new page shows it until its own is there."""
+        return self._former.get(_timeless(ask))
 
     async def suspect(self) -> None:
         """Looks for frozen peers, for ever; run it as background work."""
@@ -218,6 +226,10 @@ class Hub:
     def _tell(self, stream: _Stream) -> None:
         for follower in tuple(stream.followers):
             follower.notify()
+
+
+def _timeless(ask: ForecastAsk) -> ForecastAsk:
+    return replace(ask, question=replace(ask.question, start=None, end=None))
 
 
 _LASTING = frozenset(

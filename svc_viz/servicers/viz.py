@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from millrace.errors import FieldInvalid
-from millrace.server.identity import caller
+from millrace.server.identity import caller, caller_request_id
 from millrace.server.resource import check_resource
 from millrace.viz.v1 import viz_pb2, viz_pb2_grpc
 from svc_viz.convert import dashboards as convert
@@ -35,7 +35,9 @@ class VizServicer(viz_pb2_grpc.VizServiceServicer):
         dashboard = convert.dashboard_from(request.dashboard)
         check_resource(context, dashboard.name)
         validate(dashboard, self._board.world.tables)
-        stored = await self._dashboards.put(dashboard, request_id=request.request_id, on_behalf_of=caller().principal)
+        stored = await self._dashboards.put(
+            dashboard, request_id=caller_request_id(request.request_id), on_behalf_of=caller().principal
+        )
         return viz_pb2.PutDashboardResponse(dashboard=convert.dashboard_to(stored))
 
     async def GetDashboard(self, request: viz_pb2.GetDashboardRequest, context: Any) -> viz_pb2.GetDashboardResponse:
@@ -59,7 +61,7 @@ class VizServicer(viz_pb2_grpc.VizServiceServicer):
     ) -> viz_pb2.DeleteDashboardResponse:
         name = convert.dashboard_name(request.name, "name")
         check_resource(context, name)
-        await self._dashboards.delete(name, request_id=request.request_id, etag=request.etag)
+        await self._dashboards.delete(name, request_id=caller_request_id(request.request_id), etag=request.etag)
         return viz_pb2.DeleteDashboardResponse()
 
     async def RenderChart(self, request: viz_pb2.RenderChartRequest, context: Any) -> None:

@@ -386,11 +386,11 @@ class ChartQuery(_message.Message):
     from_table: _builtins.str
     """The table, bare or full name."""
     bucket: _builtins.str
-    """Time bucket of the dashboard's time column: "1h", "15m", "1d". Its column is called `time`."""
+    """Time bucket of the dashboard's time column: "1h", "15m", "1d". Its column is called `time`. A range of more than 400 buckets is shown in longer ones."""
     fill: _builtins.str
     """"zero", "gap" or "last"; required with `bucket` and `bin`."""
     where: _builtins.str
-    """A condition: comparisons joined by "and": "status = 'late' and dep_delay > 15"."""
+    """A condition: comparisons joined by "and": "status = 'late' and dep_delay > 15"; also "x in ('a', 'b')", "x is null", "x is not null"."""
     order: _builtins.str
     """"n desc"."""
     limit: _builtins.int
@@ -579,7 +579,9 @@ class Element(_message.Message):
     FACET_FIELD_NUMBER: _builtins.int
     TABLE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"kpi", "bar", "line", "histogram", "table", "multiples", "heatmap", "pipeline", "dead_letters"."""
+    """"kpi", "bar", "line", "histogram", "table", "multiples", "pipeline" (the strip of stages), "dead_letters", "summary" (one line of numbers beside the filters),
+    "freshness" (commit to pixel, measured in the reader's browser).
+    """
     title: _builtins.str
     """The heading."""
     subtitle: _builtins.str
@@ -599,7 +601,7 @@ class Element(_message.Message):
     facet: _builtins.str
     """The column that splits small multiples."""
     table: _builtins.str
-    """A table's full name for "pipeline" (output) and "dead_letters"."""
+    """A table, bare or full name, for "pipeline" (output) and "dead_letters"."""
     @_builtins.property
     def compare(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A kpi's comparison: "previous_period"."""

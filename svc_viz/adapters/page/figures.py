@@ -40,6 +40,7 @@ class Chart:
     bars: ColumnDataSource
     base: ColumnDataSource
     band: ColumnDataSource
+    notes: ColumnDataSource
     mark: BoxAnnotation
     glyphs: list[Any]
     drawing: Drawing
@@ -70,6 +71,10 @@ class Chart:
             }
             if band is not None
             else _nothing("left", "right", "mid", "mean", "low", "high"),
+        )
+        _replace(
+            self.notes,
+            {"from": np.array([one.start for one in plot.notes]), "to": np.array([one.end for one in plot.notes])},
         )
         for glyph, state in zip(self.glyphs, _states(plot, len(self.glyphs)), strict=True):
             if glyph.tags != [state]:
@@ -132,10 +137,15 @@ def build(drawing: Drawing, height: int) -> Chart:
     if drawing.spec.forecast is not None:
         _draw_band(fig, band)
     glyphs = _draw_series(fig, drawing, bars)
+    notes = ColumnDataSource(_nothing("from", "to"))
+    if time:
+        fig.vstrip(
+            "from", "to", source=notes, fill_color=INITIAL["alt"], fill_alpha=0.14, line_color=INITIAL["alt"]
+        ).glyph.tags = ["note"]
     mark = BoxAnnotation(visible=False, level="overlay", editable=False, propagate_hover=True)
     fig.add_layout(mark)
     _add_tools(fig, drawing, time)
-    return Chart(fig, bars, base, band, mark, glyphs, drawing)
+    return Chart(fig, bars, base, band, notes, mark, glyphs, drawing)
 
 
 def _style(fig: Any) -> None:

@@ -19,11 +19,11 @@ from svc_viz.ports import Dashboard
 PALETTES = {
     "light": {
         "page": "#ffffff", "text": "#10161e", "muted": "#566170", "grid": "#e7ebf0", "ok": "#3479d6", "warn": "#d66a22", "bad": "#c93c34",
-        "alt": "#8a63c4", "base": "#a3acb8", "forecast": "#6b7684",
+        "alt": "#8a63c4", "base": "#a3acb8", "forecast": "#6b7684", "note": "#8a6a00",
     },
     "dark": {
         "page": "#131920", "text": "#e8ebf0", "muted": "#97a2b0", "grid": "#212a34", "ok": "#3f84dc", "warn": "#e0762f", "bad": "#e5534b",
-        "alt": "#8f6bc7", "base": "#66717f", "forecast": "#aab4c0",
+        "alt": "#8f6bc7", "base": "#66717f", "forecast": "#aab4c0", "note": "#c9a43b",
     },
 }  # fmt: skip
 """The page's own colours (static/page.css), for files that have no stylesheet."""

@@ -85,7 +85,7 @@ class Pump:
             if loop.time() >= self._hurry_until:
                 self._hurry.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), max(0.0, self._interval - (loop.time() - began)))
+                    await asyncio.wait_for(self._hurry.wait(), max(0.0, 0.9 * self._interval - (loop.time() - began)))
 
     async def _one_frame(self) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -197,8 +197,6 @@ class DashboardSession:
             case "zone" if isinstance(command["value"], str):
                 zone_of(command["value"])
                 desk.choose(replace(state, zone=command["value"]))
-                for name, chart in self._charts.items():
-                    chart.drawing = Drawing.of(desk.spec, name, desk.zone)
             case "param" if command["id"] in desk.spec.params:
                 desk.choose(state.with_param(command["id"], tuple(str(one) for one in command["values"][:100])))
             case "pick" if command["id"] in desk.spec.elements and desk.spec.elements[command["id"]].select is not None:
@@ -244,6 +242,7 @@ class DashboardSession:
             return
         view = self._desk.view(name)
         if view.plot is not None and name in self._charts:
+            self._charts[name].drawing = self._desk.drawing(name)
             self._charts[name].apply(view.plot)
         payload = json.dumps({"status": view.status, **view.payload}, separators=(",", ":"))
         if payload != self._panels[name].payload:

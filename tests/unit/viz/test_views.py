@@ -112,3 +112,21 @@ def test_csv_is_rfc_4180_exact_and_harmless_in_a_spreadsheet() -> None:
         ["2013-11-03T01:00:00-04:00", 'a,"b"\nc', "0.1"],
         ["2013-11-03T01:00:00-05:00", "'=1+1", ""],
     ]
+
+
+def test_events_stand_on_the_time_axis() -> None:
+    at = pa.array(
+        [datetime(2013, 7, 1, 12, 5, tzinfo=UTC), datetime(2012, 1, 1, tzinfo=UTC), None], pa.timestamp("us", "UTC")
+    )
+    notes = charts.notes_of([pa.table({"time": at, "label": ["storm", "long ago", "never"]})], "America/New_York")
+    hours = pa.table({"time": at.slice(0, 1), "status": ["late"], "n": [3]})
+    drawn = charts.plot(charts.Drawing.of(SPEC, "ts", "America/New_York"), hours, notes=notes)
+    assert [note.text for note in drawn.notes] == ["Mon 01 Jul 08:05 storm"]
+
+
+def test_long_ranges_get_longer_buckets() -> None:
+    assert Compiler(DASHBOARD, PageState(range="last 30d"), FACTS).bucket("ts") == "3h"
+    asked = Compiler(DASHBOARD, PageState(range="all"), FACTS)
+    assert asked.bucket("ts") == "1d"
+    assert asked.question("ts").dimensions[0].unit == "d"
+    assert charts.Drawing.of(SPEC, "ts", "UTC", "6h").per == "per 6 hours"

@@ -78,6 +78,8 @@ Millrace.cards = (() => {
 
   const chart = (card, data) => {
     card.querySelector(".plot").setAttribute("aria-label", data.summary || "");
+    const aside = card.querySelector(".aside") || card.querySelector("header p")?.appendChild(el("span", { class: "aside" }));
+    if (aside) text(aside, data.aside ? ` · shown ${data.aside}` : "");
     fill(card.querySelector(".legend"),
       (data.legend || []).map((one) => el("span", { class: "key", "data-state": one.state }, el("i", {}), one.label)),
       data.band ? el("span", { class: "key", "data-state": "forecast" }, el("i", {}), data.band.label) : null);

@@ -28,6 +28,7 @@ Millrace.hover = (() => {
     if (i >= 0) data.tips.series.forEach((one, k) => {
       if (data.tips.texts[i][k] !== "–") found.push(el("span", { class: "key", "data-state": one.state }, el("i", {}), one.label), el("strong", {}, data.tips.texts[i][k]));
     });
+    for (const one of data.notes || []) if (i >= 0 && one.from < data.tips.right[i] && one.to >= data.tips.left[i]) found.push(el("span", {}, one.text));
     if (b >= 0) found.push(el("span", { class: "key", "data-state": "forecast" }, el("i", {}), data.band.label), el("strong", {}, data.band.texts[b]));
     return found;
   };
@@ -69,6 +70,33 @@ Millrace.hover = (() => {
     plot.addEventListener("pointerleave", () => { where = null; hide(); });
   };
 
+  // The same by keys: arrows walk over the bars, shift spans several, Enter selects, the tooltip goes along.
+  const keys = (name, plot, send, interval) => {
+    let at = -1, from = -1;
+    plot.tabIndex = 0;
+    plot.addEventListener("keydown", (event) => {
+      const chart = charts.get(name), tips = chart?.data?.tips;
+      if (!tips || !tips.left.length) return;
+      const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
+      if (step !== undefined) {
+        event.preventDefault();
+        if (!event.shiftKey) from = -1;
+        else if (from < 0) from = at < 0 ? 0 : at;
+        at = Math.max(0, Math.min(tips.left.length - 1, (at < 0 ? (step > 0 ? -1 : tips.left.length) : at) + step));
+        const frame = chart.view.frame, box = plot.getBoundingClientRect();
+        where = { name, x: box.left + frame.x_scale.compute((tips.left[at] + tips.right[at]) / 2), y: box.top + frame.bbox.top + 20 };
+        show();
+        document.getElementById("say").textContent = [tips.titles[at], ...tips.series.map((one, k) => `${one.label} ${tips.texts[at][k]}`)].join(", ");
+      }
+      if ((event.key === "Enter" || event.key === " ") && interval && at >= 0) {
+        event.preventDefault();
+        const [low, high] = from < 0 ? [at, at] : [Math.min(at, from), Math.max(at, from)];
+        send({ do: "brush", id: name, low: tips.left[low], high: tips.right[high] });
+      }
+    });
+    plot.addEventListener("blur", () => { where = null; hide(); });
+  };
+
   // New data: what the tooltip says changes under a resting pointer.
   const update = (name, data) => {
     const chart = charts.get(name);
@@ -89,5 +117,5 @@ Millrace.hover = (() => {
     document.addEventListener("scroll", () => { where = null; hide(); }, { passive: true, capture: true });
   };
 
-  return { start, watch, update };
+  return { start, watch, keys, update };
 })();

@@ -17,7 +17,7 @@
         const glyph = renderer.glyph, state = glyph?.tags?.[0];
         if (!state) continue;
         const value = color(`state-${state}`);
-        const wanted = glyph.fill_color === undefined ? { line_color: value } : { fill_color: value };
+        const wanted = glyph.fill_color === undefined ? { line_color: value } : state === "note" ? { fill_color: value, line_color: value } : { fill_color: value };
         glyph.setv(wanted, { sync: false });
       }
       for (const overlay of [model.center, model.renderers].flat().filter((one) => one?.type === "BoxAnnotation").concat(model.toolbar.tools.map((one) => one.overlay).filter(Boolean)))
@@ -218,6 +218,7 @@
         figures.set(root.name, { model: root, view });
         for (const renderer of root.renderers) renderer.glyph?.properties.tags.change.connect(paint);
         hover.watch(root.name, card, view);
+        hover.keys(root.name, card.querySelector(".plot"), send, root.toolbar.tools.some((one) => one.type === "BoxSelectTool"));
         if (card.querySelector("[data-act=reset]")) watchZoom(root.name, root, card);
       }
     }

@@ -80,6 +80,12 @@ def require_admin_or_service() -> Caller:
     )
 
 
+def caller_request_id(request_id: str) -> str:
+    """The id under which this service passes a caller's request on to storage: callers choose ids without knowing each other's, and to
+    storage they all come from this service."""
+    return hashlib.sha256(f"{caller().principal}\0{request_id}".encode()).hexdigest()
+
+
 class Principals:
     """Token hash -> caller, from the file of MILLRACE_PRINCIPALS_FILE; read again when the file changed."""
 

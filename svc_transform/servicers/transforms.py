@@ -8,7 +8,7 @@ from typing import Any
 from millrace.client.resources import Resources
 from millrace.errors import FieldInvalid
 from millrace.server import runs
-from millrace.server.identity import as_service, caller
+from millrace.server.identity import as_service, caller, caller_request_id
 from millrace.server.resource import check_resource
 from millrace.transform.v1 import transform_pb2 as pb
 from millrace.transform.v1 import transform_pb2_grpc
@@ -41,7 +41,7 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
                 etag=wish.etag,
                 overwrite=not wish.etag,
                 on_behalf_of=caller().principal,
-                request_id=request.request_id,
+                request_id=caller_request_id(request.request_id),
             )
         return pb.PutTransformResponse(transform=transform_from(stored))
 
@@ -62,7 +62,7 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
         check_resource(context, request.name)
         name = transform_name(request.name, field="name")
         with as_service():
-            await self._resources.delete(name, etag=request.etag, request_id=request.request_id)
+            await self._resources.delete(name, etag=request.etag, request_id=caller_request_id(request.request_id))
         return pb.DeleteTransformResponse()
 
     async def ValidateTransform(

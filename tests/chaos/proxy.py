@@ -1,0 +1,96 @@
+"""A TCP proxy between two processes that can cut, swallow or delay what passes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+CHUNK = 64 * 1024
+
+
+class Proxy:
+    """Listens on a port of its own and passes bytes to `target` (asked at each connection)."""
+
+    def __init__(self, target: Callable[[], int]) -> None:
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._swallowing_until = 0.0
+        self._delaying_until, self._delay_s = 0.0, 0.0
+        self.port = 0
+        self.cuts = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Resets every connection at once; both sides notice."""
+        self.cuts += len(self._writers) > 0
+        for writer in list(self._writers):
+            raw: socket.socket | None = writer.get_extra_info("socket")
+            if raw is not None:
+                with contextlib.suppress(OSError):
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            writer.transport.abort()
+
+    async def swallow(self, seconds: float) -> None:
+        """Half-open: connections stay, nothing arrives any more; cut afterwards, for the lost bytes would garble the rest."""
+        self._swallowing_until = time.monotonic() + seconds
+        await asyncio.sleep(seconds)
+        self.cut()
+
+    def delay(self, by_s: float, seconds: float) -> None:
+        """Every chunk waits `by_s`, for `seconds`."""
+        self._delay_s, self._delaying_until = by_s, time.monotonic() + seconds
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._target())
+        except OSError:
+            writer.transport.abort()
+            return
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._tasks.add(handler)
+        pair = {writer, onward_writer}
+        self._writers |= pair
+        pumps = [
+            asyncio.create_task(self._pump(reader, onward_writer)),
+            asyncio.create_task(self._pump(onward_reader, writer)),
+        ]
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels; asyncio would complain about it
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._tasks.discard(handler)
+            self._writers -= pair
+            for one in pair:
+                one.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                now = time.monotonic()
+                if now < self._swallowing_until:
+                    continue
+                if now < self._delaying_until:
+                    await asyncio.sleep(self._delay_s)
+                writer.write(data)
+                await writer.drain()

@@ -3,15 +3,113 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from svc_transform.domain.plan import InputRange, Plan
-from svc_transform.domain.recipe import Incrementality, InputTable, Recipe
+Positions = Mapping[str, str]
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What PutTransform stored. `generation` rises with each change, `uid` differs for each creation."""
+
+    name: str
+    uid: str
+    generation: int
+    sql: str
+    output: str
+    driving_table: str = ""
+    event_time_column: str = ""
+    fail_on_bad_row: bool = False
+    max_delay_ms: int = 200
+    paused: bool = False
+    owner: str = ""
+
+    @property
+    def namespace(self) -> str:
+        return self.name.split("/")[1]
+
+    @property
+    def short_name(self) -> str:
+        return self.name.rsplit("/", 1)[1]
+
+    @property
+    def lease(self) -> str:
+        """Lease and writer of the output: `transforms/<namespace>/<name>`."""
+        return f"transforms/{self.namespace}/{self.short_name}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes where the output would: another SELECT, another driving table."""
+        return hashlib.sha256(json.dumps([self.sql, self.driving_table]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Incrementality:
+    """Whether new rows of the driving table alone make the new rows of the output; if not, why (a word) and where (a sentence)."""
+
+    append_safe: bool
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InputTable:
+    """One input as it stands: `version` is its newest."""
+
+    name: str
+    uid: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """Rows added in (after_version, version], or all rows at `version` when `after_version` is None."""
+
+    table: str
+    uid: str
+    version: int
+    after_version: int | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.table}@{self.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to read and where the output then stands. `skip`: rows of the result that an interrupted run has committed already."""
+
+    inputs: tuple[InputRange, ...]
+    full_refresh: bool = False
+    replaces_output: bool = False
+    reason: str = ""
+    skip: int = 0
+    position: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is new."""
+        return not self.inputs
+
+    def started(self, offset: int, before: Positions) -> dict[str, str]:
+        """The position to write before the first rows: what `before` said, and what is under way from `offset` on."""
+        kept = {key: value for key, value in before.items() if not key.startswith("next:") and key != "offset"}
+        return (
+            kept
+            | {f"next:{key}": value for key, value in self.position.items() if "@" in key}
+            | {
+                "spec": self.position["spec"],
+                "offset": str(offset),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from millrace.engine.pinned import PinnedTable, Statement
 from millrace.engine.run import Engine
 from millrace.engine.sandbox import parse
 from millrace.errors import FieldInvalid, TableRecreated
-from svc_transform.domain.plan import InputRange
-from svc_transform.ports import Inspection, TableFacts
+from svc_transform.ports import InputRange, Inspection, TableFacts
 
 DEADLINE_S = 3600.0
 _TABLES_MAX = 32

@@ -14,9 +14,7 @@ import pyarrow as pa
 from millrace.arrow.types import canonical_schema, normalise
 from millrace.engine.sandbox import parse
 from millrace.errors import ResourceExists, TableNotFound, TableRecreated, WriterFenced
-from svc_transform.domain.plan import InputRange, Plan
-from svc_transform.domain.recipe import Recipe
-from svc_transform.ports import Inspection, Report, TableFacts, Written
+from svc_transform.ports import InputRange, Inspection, Plan, Recipe, Report, TableFacts, Written
 
 
 @dataclass(slots=True)

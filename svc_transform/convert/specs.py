@@ -9,9 +9,8 @@ from millrace.storage.v1 import resources_pb2
 from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import run_pb2, types_pb2
 from millrace.wire.clock import duration_micros
-from svc_transform.domain.plan import Plan
-from svc_transform.domain.recipe import Incrementality, Recipe, table_name
-from svc_transform.ports import Report
+from svc_transform.domain.names import table_name
+from svc_transform.ports import Incrementality, Plan, Recipe, Report
 
 MAX_DELAY_MS = 3_600_000
 DEFAULT_DELAY_MS = 200

@@ -1,1 +1,1 @@
-"""What a transform does, without engine, wire or store: see recipe.py, then plan.py, then work.py."""
+"""What a transform does, without engine, wire or store: see ../ports.py for the words, then plan.py, run.py, work.py."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from svc_transform.domain.recipe import Incrementality
+from svc_transform.ports import Incrementality
 
 Tree = Mapping[str, Any]
 SAFE = Incrementality(True)

@@ -13,56 +13,10 @@ already has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from millrace.errors import Unexpected
-from svc_transform.domain.recipe import Incrementality, InputTable, Recipe
-
-Positions = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class InputRange:
-    """Rows added in (after_version, version], or all rows at `version` when `after_version` is None."""
-
-    table: str
-    uid: str
-    version: int
-    after_version: int | None = None
-
-    @property
-    def key(self) -> str:
-        return f"{self.table}@{self.uid}"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to read and where the output then stands. `skip`: rows of the result that an interrupted run has committed already."""
-
-    inputs: tuple[InputRange, ...]
-    full_refresh: bool = False
-    replaces_output: bool = False
-    reason: str = ""
-    skip: int = 0
-    position: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def empty(self) -> bool:
-        """Nothing is new."""
-        return not self.inputs
-
-    def started(self, offset: int, before: Positions) -> dict[str, str]:
-        """The position to write before the first rows: what `before` said, and what is under way from `offset` on."""
-        kept = {key: value for key, value in before.items() if not key.startswith("next:") and key != "offset"}
-        return (
-            kept
-            | {f"next:{key}": value for key, value in self.position.items() if "@" in key}
-            | {
-                "spec": self.position["spec"],
-                "offset": str(offset),
-            }
-        )
+from svc_transform.ports import Incrementality, InputRange, InputTable, Plan, Positions, Recipe
 
 
 def plan(

@@ -14,9 +14,19 @@ import pyarrow as pa
 from millrace.errors import ChangesNotAppendOnly, SchemaMismatch, TableNotFound, TableRecreated, VersionExpired
 from millrace.failpoints import failpoint
 from svc_transform.domain.incrementality import Vocabulary, judge
-from svc_transform.domain.plan import Plan, plan
-from svc_transform.domain.recipe import Incrementality, Recipe
-from svc_transform.ports import Engine, Inspection, Observer, Output, Outputs, TableFacts, Tables
+from svc_transform.domain.plan import plan
+from svc_transform.ports import (
+    Engine,
+    Incrementality,
+    Inspection,
+    Observer,
+    Output,
+    Outputs,
+    Plan,
+    Recipe,
+    TableFacts,
+    Tables,
+)
 
 ONE_COMMIT_BYTES = 3_000_000
 """A result up to this size goes out as one batch with its position."""

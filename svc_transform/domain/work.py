@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from millrace.errors import FixRequest, LeaseLost, MillraceError, Missing, RetryLater, WriterFenced
-from svc_transform.domain.plan import Plan
-from svc_transform.domain.recipe import Recipe
 from svc_transform.domain.run import Outcome, Runner
 from svc_transform.ports import (
     Held,
     Leases,
     Observer,
+    Plan,
+    Recipe,
     Recipes,
     Report,
     Reports,

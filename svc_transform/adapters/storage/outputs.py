@@ -9,8 +9,7 @@ import pyarrow as pa
 from millrace.client.append import Appender, AppendOptions
 from millrace.client.channel import Connection
 from millrace.types.v1 import types_pb2
-from svc_transform.domain.recipe import Recipe
-from svc_transform.ports import TableFacts, Written
+from svc_transform.ports import Recipe, TableFacts, Written
 
 COMMIT_INTERVAL_S = 0.1
 """Rows of a run wait for nothing: the run itself gathered what was there."""

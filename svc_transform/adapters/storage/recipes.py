@@ -17,9 +17,7 @@ from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import run_pb2
 from svc_transform.adapters.storage.tables import Readers
 from svc_transform.convert.specs import planned_to_proto, recipe_from, status_to_proto
-from svc_transform.domain.plan import Plan
-from svc_transform.domain.recipe import Recipe
-from svc_transform.ports import Report, Written
+from svc_transform.ports import Plan, Recipe, Report, Written
 
 REPORT_S = 1.0
 RATE_WINDOW_S = 5.0

@@ -14,9 +14,7 @@ from millrace.server import runs
 from millrace.server.admin import HeldLease
 from millrace.types.v1 import run_pb2
 from svc_transform.convert.specs import planned_to_proto
-from svc_transform.domain.plan import Plan
-from svc_transform.domain.recipe import Recipe
-from svc_transform.ports import Written
+from svc_transform.ports import Plan, Recipe, Written
 
 
 class StoredRuns:

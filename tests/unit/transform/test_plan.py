@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from millrace.errors import Unexpected
-from svc_transform.domain.plan import InputRange, plan
-from svc_transform.domain.recipe import Incrementality, InputTable, Recipe
+from svc_transform.domain.plan import plan
+from svc_transform.ports import Incrementality, InputRange, InputTable, Recipe
 
 RECIPE = Recipe(
     name="namespaces/default/transforms/d", uid="u", generation=1, sql="SELECT 1", output="o", driving_table="f"

@@ -12,8 +12,8 @@ from millrace.engine.functions import AGGREGATES, VOLATILE
 from millrace.errors import SchemaMismatch, SqlInvalid, TableNotFound
 from svc_transform.adapters.memory import MemoryEngine, MemoryOutputs, MemoryReports, MemoryTables
 from svc_transform.domain.incrementality import Vocabulary
-from svc_transform.domain.recipe import Recipe
 from svc_transform.domain.run import Runner
+from svc_transform.ports import Recipe
 
 F, K, OUT = (f"namespaces/default/tables/{name}" for name in ("f", "k", "out"))
 FLIGHTS = pa.schema([pa.field("id", pa.int64(), False), pa.field("k", pa.int64())])
@@ -64,7 +64,7 @@ def rows(table: pa.Table) -> Counter[str]:
 async def expected(tables: MemoryTables, wish: Recipe) -> Counter[str]:
     engine = MemoryEngine(tables)
     facts = [await tables.get(name) for name in engine.inspect(wish.sql, "default").inputs]
-    from svc_transform.domain.plan import InputRange
+    from svc_transform.ports import InputRange
 
     async with engine.run(wish.sql, "default", [InputRange(t.name, t.uid, t.version) for t in facts]) as result:
         batches = [batch async for batch in result]

@@ -64,11 +64,15 @@ class Child:
         """The newest FATAL line of this start; empty when there is none."""
         return logfiles.fatal_message(self.recipe.log, self._log_from)
 
+    def last_message(self) -> str:
+        """The newest log line of this start, for one that does not get ready; empty when it wrote none."""
+        return logfiles.last_message(self.recipe.log, self._log_from)
+
     async def start(self) -> None:
         """Must be called in the main thread: the kernel ends the child with the thread that made it."""
         self.ready.clear()
-        self._log_from = logfiles.size(self.recipe.log)
         log = logfiles.open_log(self.recipe.log)
+        self._log_from = logfiles.size(self.recipe.log)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self.recipe.module),

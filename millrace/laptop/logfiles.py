@@ -51,16 +51,31 @@ def size(path: Path) -> int:
 
 def fatal_message(path: Path, since: int) -> str:
     """The message of the newest FATAL line behind byte `since`; without one the last line that is no log line (a traceback's); or empty."""
+    lines = _lines(path, since)
+    for line in reversed(lines):
+        if '"FATAL"' in line and (message := _message(line)):
+            return message
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")
+
+
+def last_message(path: Path, since: int) -> str:
+    """The message of the last log line behind byte `since`; empty when there is none."""
+    return next((message for line in reversed(_lines(path, since)) if (message := _message(line))), "")
+
+
+def _lines(path: Path, since: int) -> list[str]:
+    """What was written behind `since`, at most 1 MiB of it; a file that was cut meanwhile counts from its start."""
+    length = size(path)
     try:
         with path.open("rb") as log:
-            log.seek(max(since, size(path) - _TAIL))
-            lines = log.read().decode(errors="replace").splitlines()
+            log.seek(max(since if since <= length else 0, length - _TAIL))
+            return log.read().decode(errors="replace").splitlines()
     except OSError:
+        return []
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
         return ""
-    for line in reversed(lines):
-        if '"FATAL"' in line:
-            try:
-                return str(json.loads(line)["message"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")

@@ -139,12 +139,13 @@ class Supervisor:
         """Stops all first, then looks for what to say."""
         dead = [child for child in self._children.values() if child.died_unready.is_set()]
         late = [child for child in self._children.values() if not child.ready.is_set() and child not in dead]
+        last_words = [child.last_message() or "says nothing" for child in late]
         await self._stop()
         for child in sorted(dead, key=lambda one: not one.fatal_message()):
             said = child.fatal_message() or f"{child.exit_text} before it was ready"
             return UpFailed(f"{child.recipe.area}: {said}", log=str(child.recipe.log))
-        names = ", ".join(child.recipe.area for child in late)
-        return UpFailed(f"{names} did not get ready in {READY_LIMIT_S:.0f} s", log=str(self._home.log("*")))
+        names = ", ".join(f"{child.recipe.area} ({said})" for child, said in zip(late, last_words, strict=True))
+        return UpFailed(f"not ready in {READY_LIMIT_S:.0f} s: {names}", log=str(self._home.log("*")))
 
     async def _stop(self) -> None:
         first = [child for area, child in self._children.items() if area not in LAST]

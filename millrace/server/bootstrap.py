@@ -70,6 +70,8 @@ async def _serve_until_drained(spec: ServiceSpec[S], own: S, runtime: Runtime) -
     shown = {**redacted(runtime.settings), **redacted(own)}
     serving = Serving(runtime, composition, principals=Principals(runtime.settings.principals_file), own=shown)
     await serving.start()
+    if runtime.settings.principals_file is None:
+        _log.warning("MILLRACE_PRINCIPALS_FILE is not set: every call but health is refused")
     _log.info("listening on %s:%d", runtime.settings.host, serving.port)
     _drain_on_signals(serving, runtime.settings)
     await serving.ready()

@@ -51,16 +51,14 @@ class ServerSettings:
         """Raises SettingsError listing every fault."""
         shared, own = Env(env, "MILLRACE_"), Env(env, f"MILLRACE_{service.upper()}_")
         home = shared.path("HOME", Path(".millrace"))
-        token, token_faults = _token(shared, env)
+        token, token_faults = _token(shared, env, home / "tokens" / f"{service}.token")
         found = cls(
             service=service,
             home=home,
             host=shared.text("HOST", "127.0.0.1"),
             port=own.integer("PORT", PORTS.get(service, 0), low=0, high=65535),
             so_reuseport=shared.boolean("SO_REUSEPORT"),
-            principals_file=shared.path("PRINCIPALS_FILE", must_exist=True)
-            if env.get("MILLRACE_PRINCIPALS_FILE")
-            else None,
+            principals_file=_principals(shared, env, home),
             token=token,
             targets={area: env[name] for area in AREAS if env.get(name := f"MILLRACE_{area.upper()}_TARGET")},
             log_level=shared.text("LOG_LEVEL", "INFO", choices=LEVELS),
@@ -84,10 +82,19 @@ def _without_unknown(reader: Env) -> list[str]:
     return [fault for fault in reader.faults() if " is not a setting" not in fault]
 
 
-def _token(shared: Env, env: Mapping[str, str]) -> tuple[Secret, list[str]]:
-    if not env.get("MILLRACE_TOKEN_FILE"):
+def _principals(shared: Env, env: Mapping[str, str], home: Path) -> Path | None:
+    """The file that is named, or the one that `millrace up` left in the home folder."""
+    usual = home / "tokens" / "principals.json"
+    if env.get("MILLRACE_PRINCIPALS_FILE"):
+        return shared.path("PRINCIPALS_FILE", must_exist=True)
+    return usual if usual.exists() else None
+
+
+def _token(shared: Env, env: Mapping[str, str], usual: Path) -> tuple[Secret, list[str]]:
+    """The same for this service's own token."""
+    if not env.get("MILLRACE_TOKEN_FILE") and not usual.exists():
         return Secret(""), []
-    path = shared.path("TOKEN_FILE")
+    path = shared.path("TOKEN_FILE", usual)
     try:
         return Secret(path.read_text().strip()), []
     except OSError as error:

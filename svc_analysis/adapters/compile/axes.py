@@ -225,11 +225,18 @@ class BinAxis:
     """True for integer columns with whole width and anchor: no rounding can go wrong."""
 
     def key(self, value: exp.Expr) -> exp.Expr:
+        """NaN, NULL and an infinity without a clamp lie in no bin."""
         number_ = cast(value, "DOUBLE")
-        raw = self._corrected(number_, self._floor(number_))
+        ifs = [exp.If(this=call("isnan", number_.copy()), true=exp.Null())]  # DuckDB sorts it above all numbers
+        if self.bins.clamp_high is not None:
+            above = exp.GTE(this=number_.copy(), expression=double(self.bins.clamp_high))
+            ifs.append(exp.If(this=above, true=number(self._last)))
+        if self.bins.clamp_low is not None:
+            below = exp.LT(this=number_.copy(), expression=double(self.bins.clamp_low))
+            ifs.append(exp.If(this=below, true=number(0)))
         inside = call("isfinite", number_.copy())
-        ifs = [exp.If(this=inside, true=self._clamped(raw))]
-        return exp.Case(ifs=ifs, default=self._beyond(number_))
+        ifs.append(exp.If(this=inside, true=self._corrected(number_, self._floor(number_))))
+        return exp.Case(ifs=ifs)
 
     def label(self, key: exp.Expr) -> exp.Expr:
         edge = exp.Add(
@@ -287,20 +294,6 @@ class BinAxis:
     def _edge(self, key: exp.Expr) -> exp.Expr:
         scaled = exp.Mul(this=cast(key.copy(), "DOUBLE"), expression=double(self.bins.width))
         return call("round", exp.Add(this=exp.Paren(this=scaled), expression=double(self._anchor)), self._digits)
-
-    def _clamped(self, key: exp.Expr) -> exp.Expr:
-        if self.bins.clamp_low is not None:
-            key = call("greatest", key, 0)
-        return call("least", key, self._last) if self.bins.clamp_high is not None else key
-
-    def _beyond(self, value: exp.Expr) -> exp.Expr:
-        """Infinities go where the clamps say; NaN, NULL and an infinity without a clamp lie in no bin."""
-        ifs = []
-        if self.bins.clamp_high is not None:
-            ifs.append(exp.If(this=exp.EQ(this=value.copy(), expression=double(math.inf)), true=number(self._last)))
-        if self.bins.clamp_low is not None:
-            ifs.append(exp.If(this=exp.EQ(this=value.copy(), expression=double(-math.inf)), true=number(0)))
-        return exp.Case(ifs=ifs) if ifs else exp.Null()
 
 
 def _decimals(value: float) -> int:

@@ -70,8 +70,14 @@ class Reporter:
         self._saved_progress: Progress | None = None
 
     # -- what happened -------------------------------------------------------------------------------------------------
-    def started(self, position: Position | None) -> None:
+    def started(self, position: Position | None, next_offset: int) -> None:
+        """`next_offset`: what storage has of this writer; commits that nobody heard of (a kill, a lost lease) count from here on."""
+        before = self._base
+        unheard = max(0, next_offset - before.rows_written - before.rows_dead_lettered)
+        self._base = _with_unheard(before, unheard)
         if self._run is not None:
+            if self._run.start_us is not None:
+                self._run_base = _with_unheard(self._run_base, unheard)
             self._run = replace(self._run, state=RunState.RUNNING, start_us=self._run.start_us or self._clock.now_us())
             self._events.append(Started(self._status.worker, position))
         self._dirty = True
@@ -186,6 +192,12 @@ class Reporter:
         while self._rates and self._rates[0][0] < now - RATE_WINDOW_S:
             self._rates.popleft()
         return sum(rows for _, rows in self._rates) / RATE_WINDOW_S
+
+
+def _with_unheard(before: Progress, rows: int) -> Progress:
+    written = before.rows_written + rows
+    read = max(before.rows_read, written + before.rows_dead_lettered)
+    return replace(before, rows_written=written, rows_read=read)
 
 
 def _sum(before: Progress, here: Progress) -> Progress:

@@ -104,7 +104,7 @@ async def _body(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter) 
         opened = appender.opened
         table = _as_opened(table, opened)
         start, marks = _start(opened, work.run)
-        reporter.started(start)
+        reporter.started(start, opened.next_offset)
         chunks = tools.connectors[spec.connector].read(spec, table, start, work.until)
         copy = _Copy(appender, table, marks, opened.position)
         async with aclosing(chunks):

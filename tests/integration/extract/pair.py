@@ -69,7 +69,7 @@ class Pair:
             run_source(self.sources, pb.RunSourceRequest(source=SOURCE, request_id=request_id, **rest))
         )
 
-    async def until(self, true: Callable[[], Awaitable[bool]], limit_s: float = 20.0) -> None:
+    async def until(self, true: Callable[[], Awaitable[bool]], limit_s: float = 40.0) -> None:
         async with asyncio.timeout(limit_s):
             while not await true():
                 await asyncio.sleep(0.05)

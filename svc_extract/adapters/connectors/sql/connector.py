@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -112,18 +113,21 @@ class SqlConnector:
 
 
 class _Pass:
-    """One pass as steps for worker threads; each step is one chunk."""
+    """One pass as steps for worker threads; each step is one chunk. Closing waits for a step that was left alone while it ran."""
 
     def __init__(self, connector: SqlConnector, options: SqlOptions, table: TableInfo, place: Place) -> None:
         self._chunks = connector.chunks(options, table, place)
+        self._guard = threading.Lock()
 
     def next(self) -> Chunk | None:
-        return next(self._chunks, None)
+        with self._guard:
+            return next(self._chunks, None)
 
     def close(self) -> None:
         close = getattr(self._chunks, "close", None)
         if close is not None:
-            close()
+            with self._guard:
+                close()
 
 
 def _whole(batch: pa.RecordBatch, table: TableInfo) -> Iterator[Chunk]:

@@ -136,7 +136,7 @@ class SourceLoop:
             finished = await session(work, tools, lease, reporter)
         except _TAKEN as error:
             # Another worker goes on and tells the status; this one may ask for the lease again.
-            _log.warning("%s: stopped, %s", work.source.name, error.message)
+            _log.warning("%s: stopped, %s (%s)", work.source.name, error.message, error.reason)
             return 1.0
         except Exception as error:
             return await self._failure(work, reporter, error)

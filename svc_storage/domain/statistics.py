@@ -32,6 +32,15 @@ class StatisticsBuilder:
         # A null count for a nested column would have to be nested too; a plain number makes the table unreadable.
         self._columns = {field.name: _Column(field.type) for field in fields if not pa.types.is_nested(field.type)}
         self._rows = 0
+        self.texts = frozenset(field.name for field in fields if pa.types.is_string(field.type))
+        """Columns whose bounds come by `add_text`."""
+
+    def add_text(self, name: str, bounds: tuple[str, str] | None) -> None:
+        """Bounds of one of `texts` over a part of the file that has values; None: not known."""
+        if bounds is None:
+            self._columns[name].give_up()
+        else:
+            self._columns[name].widen(*bounds)
 
     def add(self, rows: pa.Table) -> None:
         """Takes rows of the schema."""
@@ -89,10 +98,11 @@ def _mapping(raw: Any, key: str) -> Mapping[str, Any]:
 
 
 class _Column:
-    __slots__ = ("bounded", "floating", "high", "low", "nulls")
+    __slots__ = ("bounded", "floating", "high", "low", "nulls", "text")
 
     def __init__(self, kind: pa.DataType) -> None:
         self.floating = pa.types.is_floating(kind)
+        self.text = pa.types.is_string(kind)
         self.bounded = _has_order(kind)
         self.nulls = 0
         self.low: Any = None
@@ -100,19 +110,22 @@ class _Column:
 
     def add(self, values: pa.ChunkedArray) -> None:
         self.nulls += values.null_count
-        if not self.bounded or values.null_count == len(values):
+        if self.text or not self.bounded or values.null_count == len(values):
             return
         if self.floating and not pc.all(pc.is_finite(values)).as_py():  # is_finite is null for null, which `all` skips
-            self._give_up()
+            self.give_up()
             return
         bounds = pc.min_max(values).as_py()
-        if not (_can_carry(bounds["min"]) and _can_carry(bounds["max"])):
-            self._give_up()
-            return
-        self.low = bounds["min"] if self.low is None else min(self.low, bounds["min"])
-        self.high = bounds["max"] if self.high is None else max(self.high, bounds["max"])
+        self.widen(bounds["min"], bounds["max"])
 
-    def _give_up(self) -> None:
+    def widen(self, low: Any, high: Any) -> None:
+        if not (self.bounded and _can_carry(low) and _can_carry(high)):
+            self.give_up()
+            return
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+
+    def give_up(self) -> None:
         self.bounded, self.low, self.high = False, None, None
 
 

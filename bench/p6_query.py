@@ -95,10 +95,10 @@ CASES = (
 )
 
 
-LIMITS = """What limits it: a query that does nothing takes 3.6 ms through the service (gRPC, the sandbox's parse, two thread hops, the explicit
-end), and one over a table 8 to 11 ms, of which PlanRead and GetTable are 1.1 ms each and run side by side; the rest is DuckDB opening the
-files. Beyond that fixed part both sides wait for the same engine; hours are cut by integer arithmetic here and by `time_bucket` in the
-peer's SQL, which is where a ratio below 1 comes from."""
+LIMITS = """What limits it: a query that does nothing takes 3.6 ms through the service (gRPC, the sandbox's parse, two thread hops, the
+explicit end), and one over a table 8 to 11 ms, of which PlanRead and GetTable are 1.1 ms each and run side by side; the rest is
+DuckDB opening the files. Beyond that fixed part both sides wait for the same engine; hours are cut by integer arithmetic here and
+by `time_bucket` in the peer's SQL, which is where a ratio below 1 comes from."""
 
 
 def chunk(first: int) -> pa.RecordBatch:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 from millrace.analysis.v1 import analysis_pb2_grpc
 from millrace.client.channel import Connection
 from millrace.engine.files import StorageFiles
-from millrace.engine.pinned import Limits
 from millrace.engine.run import Engine
 from millrace.server.bootstrap import run
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
@@ -28,21 +29,9 @@ from svc_analysis.ports import Tables
 from svc_analysis.servicers.analysis import AnalysisServicer
 
 
-def limits(settings: Settings) -> Limits:
-    return Limits(
-        workers=settings.workers,
-        threads=settings.threads,
-        memory_mb=settings.memory_mb,
-        spill_mb=settings.spill_mb,
-        pool_size=settings.pool_size,
-        max_open=settings.max_open,
-        deadline_s=settings.query_limit_ms / 1000,
-    )
-
-
 def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
     """The service over whatever tables there are."""
-    duckdb = Engine(limits(settings), spill)
+    duckdb = Engine(settings.limits(), spill)
     engine, language = DuckDbEngine(duckdb), DuckDbLanguage()
     pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
     planner = Planner(tables, engine, language)
@@ -76,7 +65,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         spool=mine / "rows",
         spool_limit_bytes=settings.stream_mb << 20,
     )
-    return assemble(settings, StorageTables(files, connection), str(mine / "spill"))
+    made = assemble(settings, StorageTables(files, connection), str(mine / "spill"))
+    return replace(made, on_stop=[partial(asyncio.to_thread, workdir.release, mine), *made.on_stop])
 
 
 if __name__ == "__main__":

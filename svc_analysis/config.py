@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from millrace.engine.pinned import Limits
 from millrace.server.config import service_env
 
 
@@ -25,6 +26,18 @@ class Settings:
     max_open: int = 64  # results open at once
     query_limit_ms: int = 300_000  # longest a query may run when the caller names no deadline
     series_limit: int = 100_000  # most series of one forecast
+
+    def limits(self) -> Limits:
+        """What the engine may use."""
+        return Limits(
+            workers=self.workers,
+            threads=self.threads,
+            memory_mb=self.memory_mb,
+            spill_mb=self.spill_mb,
+            pool_size=self.pool_size,
+            max_open=self.max_open,
+            deadline_s=self.query_limit_ms / 1000,
+        )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

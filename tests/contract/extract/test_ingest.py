@@ -83,8 +83,7 @@ def test_frames_out_of_order_get_their_reason_in_band_first(
     sent = [opening(push_source) if frame == "open" else frame for frame in frames]
     answers: list[pb.IngestResponse] = []
     with pytest.raises(grpc.RpcError) as refused:
-        for one in ingest(grpc_stub, *sent):
-            answers.append(one)
+        answers.extend(ingest(grpc_stub, *sent))
     assert reason(refused.value)[0] == found[0]
     in_band = status.in_band(answers[-1].error)
     assert in_band.reason == found[0]

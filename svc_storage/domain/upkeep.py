@@ -132,7 +132,8 @@ class Upkeep:
         view, now_us = table.versions, self._clock.now_us()
         kept = {*view.head.files, *(file.path for file in view.head.dead_letters)}
         doomed = []
-        for path, modified_us in await table.files.list_paths():
+        found = await table.files.list_paths()
+        for path, modified_us in found:
             if path.endswith(".parquet") and path not in kept:
                 left_us, patience_us = view.removed_us.get(path), self._policy.keep_files_us
                 if left_us is None:
@@ -145,8 +146,10 @@ class Upkeep:
         kept_now = {*view.head.files, *(file.path for file in view.head.dead_letters)}
         doomed = [path for path in doomed if path not in kept_now]
         await table.files.remove(doomed)
-        for path in doomed:
-            view.removed_us.pop(path, None)
+        there = {path for path, _ in found}.difference(doomed)
+        for path, left_us in list(view.removed_us.items()):  # an older checkpoint may still name what is gone
+            if path not in there and now_us - left_us > self._policy.keep_files_us:
+                del view.removed_us[path]
         return doomed
 
     async def collect_folders(self) -> Sequence[str]:

@@ -27,7 +27,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         AnalysisAnswers(analysis.acting_as(token) if token else analysis),
         lambda: datetime.now(UTC),
         min_interval_ms=settings.min_interval_ms,
-        suspects=lambda: "analysis does not answer" if "analysis" in runtime.peers.lost() else "",
+        suspects=lambda: "its health check gets no answer" if "analysis" in runtime.peers.lost() else "",
     )
     page = PageServer(
         board,

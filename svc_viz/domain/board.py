@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from svc_viz.ports import Dashboard, World
 
@@ -13,6 +15,9 @@ class NoticeBoard:
     def __init__(self, world: World | None = None) -> None:
         self._world = world or World()
         self._listeners: dict[Callable[[], None], None] = {}
+        self._known = asyncio.Event()
+        if not self._world.unreachable:
+            self._known.set()
 
     @property
     def world(self) -> World:
@@ -22,8 +27,15 @@ class NoticeBoard:
         if world == self._world:
             return
         self._world = world
+        if not world.unreachable:
+            self._known.set()
         for listener in tuple(self._listeners):
             listener()
+
+    async def known(self, limit_s: float) -> None:
+        """Waits until there has been a first look at everything, at most `limit_s`: a page asked for while we start is not an empty one."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._known.wait(), limit_s)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Returns how to stop."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from svc_viz.domain.numbers import number_text
-from svc_viz.domain.zones import clock_text
+from svc_viz.domain.zones import clock_text, day_text
 from svc_viz.ports import PipelineFacts, SourceFacts, TableFacts, TransformFacts, World
 
 TROUBLE = frozenset({"backing_off", "paused"})
@@ -128,6 +128,7 @@ def live_dot(
 def overview(world: World, zone: str) -> dict[str, Any]:
     """Every pipeline with its tables, and the dashboards."""
     known = {name for facts in world.pipelines.values() for name in facts.tables}
+    known |= {name for name in world.tables if "$" in name}  # a table's dead letters are a number of that table
     groups = [(name, facts) for name, facts in sorted(world.pipelines.items())]
     if loose := tuple(sorted(set(world.tables) - known)):
         groups.append(("", PipelineFacts(title="Other tables", tables=loose)))
@@ -175,7 +176,7 @@ def _table_row(name: str, facts: TableFacts, zone: str) -> dict[str, Any]:
         "version": number_text(facts.version),
         "rows": number_text(facts.row_count),
         "dead": number_text(facts.dead_letters),
-        "event_time": clock_text(facts.event_time_high, zone) if facts.event_time_high else "–",
+        "event_time": day_text(facts.event_time_high, zone) if facts.event_time_high else "–",
         "commit_ms": facts.commit_time.timestamp() * 1000 if facts.commit_time else None,
     }
 

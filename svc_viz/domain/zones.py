@@ -43,6 +43,11 @@ def clock_text(moment: datetime, zone: str) -> str:
     return f"{local:%a, %b} {local.day}, {local:%H:%M}"
 
 
+def day_text(moment: datetime, zone: str) -> str:
+    """`2013-08-09 15:45`: where years may differ."""
+    return f"{moment.astimezone(zone_of(zone)):%Y-%m-%d %H:%M}"
+
+
 def bucket_text(moment: datetime, zone: str, *, unit: str) -> str:
     """A bucket's start: `Wed 07 Aug 19:00`, or without the time for days. In a repeated hour the zone's abbreviation follows."""
     local = moment.astimezone(zone_of(zone))

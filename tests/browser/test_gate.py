@@ -95,6 +95,7 @@ async def test_a_session_nobody_signed_gets_no_socket(stage: Stage) -> None:
         HTTPRequest(url, headers=cookie), subprotocols=["bokeh", "eyJzZXNzaW9uX2lkIjoieCJ9"]
     )
     assert await asyncio.wait_for(invented.read_message(), 5) is None, "closed"
+    invented.close()
     assert (await get(stage, "/b?bokeh-session-id=invented")).code == 403
 
 

@@ -61,7 +61,7 @@ class AnalysisAnswers:
             tries += 1
             if tries == 1 and isinstance(failure, StreamAgedOut | StreamDraining):
                 continue
-            yield Interrupted(failure.reason, failure.message)
+            yield Interrupted(failure.reason, said(failure))
             await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries)))
 
     async def _frames(self, question: Question, min_interval_ms: int) -> AsyncGenerator[Answer, None]:
@@ -95,6 +95,11 @@ class AnalysisAnswers:
                 if await found.take(message):
                     stream.finish()
         return found.answer(ask)
+
+
+def said(failure: MillraceError) -> str:
+    """For people: what a transport says about itself (addresses, codes) is for the log."""
+    return "the connection broke" if failure.reason == "TRANSPORT" else failure.message
 
 
 def _answer(frame: Frame, elapsed_ms: float) -> Answer:

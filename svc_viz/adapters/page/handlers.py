@@ -30,6 +30,8 @@ from svc_viz.ports import Dashboard
 OWN_FILES = ("theme.js", "csp.js", "draw.js", "cards.js", "hover.js", "page.js", "page.css")
 TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 TOKEN_S = 3600
+FIRST_LOOK_S = 8.0
+"""How long a page that is asked for while we start waits for the first look at storage."""
 
 
 class Assets:
@@ -75,6 +77,9 @@ class Page(AuthRequestHandler):
     def initialize(self, site: Site) -> None:
         self._site = site
 
+    async def prepare(self) -> None:
+        await self._site.board.known(FIRST_LOOK_S)
+
     async def render_session(self, dashboard: Dashboard | None, state: PageState) -> dict[str, Any]:
         """A new session's token and roots for the page's scripts."""
         app: Any = self.application
@@ -117,7 +122,7 @@ class Page(AuthRequestHandler):
     async def show(self, dashboard: Dashboard, here: str) -> None:
         state, notes = decode(self.request.query, dashboard.spec)
         shell = self._site.shell(here, state.theme)
-        config = {**await self.render_session(dashboard, state), "slug": dashboard.slug}
+        config = {**await self.render_session(dashboard, state), "path": f"/d/{dashboard.slug}"}
         spec = dashboard.spec
         choices = {"range": ranges_of(dashboard), "zone": zones_of(dashboard, state)}
         chosen = {"range": state.range or spec.time.range or "all", "zone": state.zone or spec.time.zone or "UTC"}

@@ -55,7 +55,8 @@ class StorageObserver:
                             self._take(change, listed, board)
                 except MillraceError as error:
                     if tries or error.reason not in {"STREAM_AGED_OUT", "STREAM_DRAINING"}:
-                        board.publish(board.world.changed(unreachable=error.message))
+                        why = "the connection broke" if error.reason == "TRANSPORT" else error.message
+                        board.publish(board.world.changed(unreachable=why))
                 tries += 1
                 await asyncio.sleep(random.uniform(0.05, min(LONGEST_PAUSE_S, 0.1 * 2**tries)))
         finally:

@@ -101,7 +101,8 @@ Millrace.cards = (() => {
     const words = { loading: "Asking…", empty: "No rows in this selection and range", error: data.reason || "This question cannot be answered", stale: "" };
     box.hidden = !(data.status in words);
     if (data.status === "stale") {
-      box.textContent = data.since ? `${data.reason} · ${ago(Date.now() - data.since)} old` : `Waiting: ${data.reason}`;
+      text(box, data.since ? `${ago(Date.now() - data.since)} old` : "Waiting for an answer");
+      box.title = data.reason;
     } else text(box, words[data.status] || "");
   };
 
@@ -132,7 +133,7 @@ Millrace.cards = (() => {
   };
 
   const tables = (items) => {
-    const columns = ["Table", "Version", "Rows", "Dead letters", "Event time", "Last commit"].map((label, i) => ({ label, num: i > 0 }));
+    const columns = ["Table", "Version", "Rows", "Dead letters", "Event time, UTC", "Last commit"].map((label, i) => ({ label, num: i > 0 }));
     const made = table(columns, items.map((one) => [one.name, one.version, one.rows, one.dead, one.event_time, ""]), "Tables");
     [...made.tBodies[0].rows].forEach((row, i) => { if (items[i].commit_ms) row.cells[5].dataset.since = items[i].commit_ms; });
     return made;

@@ -32,7 +32,7 @@
     const theme = document.documentElement.dataset.theme;
     const rest = (head.query || "").split("&").filter((one) => one && !one.startsWith("theme="));
     const query = [...rest, `theme=${theme}`].join("&");
-    history.replaceState(null, "", `${location.pathname}?${query}`);
+    history.replaceState(null, "", `${config.path || location.pathname}?${query}`);
     for (const link of document.querySelectorAll("[data-act=csv]")) link.href = `${link.pathname}?${rest.join("&")}`;
   };
 

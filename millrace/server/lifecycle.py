@@ -143,6 +143,8 @@ async def heartbeats(
     finally:
         beat.cancel()
         await asyncio.wait({beat}, timeout=1.0)
+        if beat.done() and not beat.cancelled():
+            beat.exception()  # a failed write: whoever writes next hears of it
 
 
 async def _beat(context: Any, make: Callable[[], Any], every_s: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,9 @@ def main() -> int:
     parser.add_argument("--bug", default="", help="a planted bug (tests/chaos/planted.py): episodes have to fail")
     parser.add_argument("--no-write", action="store_true", help="leave docs/faults.md as it is")
     asked = parser.parse_args()
+    os.environ.setdefault(
+        "GRPC_VERBOSITY", "ERROR"
+    )  # psql is forked beside open channels, which gRPC would tell each time
     first = asked.seed if asked.first is None else asked.first
     last = asked.seed + asked.episodes - 1 if asked.last is None else asked.last
     failed = asyncio.run(campaign(first, last, bug=asked.bug))

@@ -23,12 +23,12 @@ def prepare_storage(main: Any, losses: Losses) -> None:
     """Compaction, checkpoints and clean-up within seconds; each commit and each transaction may lose its answer."""
     from svc_storage.domain import compaction
 
-    compaction.FAN_IN = 6
+    compaction.FAN_IN = 4
     main.Policy = partial(
         main.Policy,
-        checkpoint_every=15,
-        keep_log_us=3 * SECOND_US,
-        keep_versions=40,
+        checkpoint_every=8,
+        keep_log_us=2 * SECOND_US,
+        keep_versions=12,
         trim_every_us=SECOND_US,
         collect_every_us=5 * SECOND_US,
         orphan_us=20 * SECOND_US,

@@ -51,6 +51,7 @@ class Result:
     cuts: int = 0
     refused: str = ""
     pushers: int = 0
+    ghosts: int = 0
     reopened: int = 0
     log_errors: list[str] = field(default_factory=list)
 
@@ -112,7 +113,8 @@ class Episode:
         self.result.cuts = sum(way.cuts for way in self.fleet.ways.values())
         self.result.log_errors = log_errors(self.fleet.home.root)
         if self.pusher is not None:
-            self.result.pushers, self.result.reopened = self.pusher.opens, self.pusher.reopened
+            self.result.pushers, self.result.ghosts = self.pusher.opens, self.pusher.refused
+            self.result.reopened = self.pusher.reopened
         return self.result
 
     async def _run(self) -> None:
@@ -167,6 +169,7 @@ class Episode:
         extract = self.fleet.connect(self.fleet.extract.target)
         stub: Any = extract_pb2_grpc.ExtractServiceStub(extract.channel)
         spec = extract_pb2.SourceSpec(table=TABLE, continuous=True, description=description)
+        spec.commit_interval.FromMilliseconds(100)
         if name == "file":
             spec.files.path = str(self.fleet.files / "*.csv")
             spec.files.poll_interval.FromMilliseconds(100)
@@ -272,6 +275,8 @@ def log_errors(root: Path) -> list[str]:
         for line in path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
+                if "was lost" in line and "lost_answers" in line:
+                    continue  # the wrapper's own
                 if entry.get("level") in ("ERROR", "FATAL") or entry.get("reason") == "UNEXPECTED":
                     found[f"{path.stem}: {entry.get('message')} {str(entry.get('exception', ''))[-400:]}"] = None
     return list(found)

@@ -43,11 +43,26 @@ POINTS: Mapping[str, tuple[str, ...]] = {
 }
 """Every durable step has one before and one after it. tests/chaos/test_plan.py compares this with the source."""
 
-ONCE = frozenset({"storage.after_create_folder", "extract.before_open", "extract.after_open", "extract.before_finish",
-                  "extract.after_finish", "storage.during_trim", "storage.before_compact_commit"})  # fmt: skip
+ONCE = frozenset(
+    {
+        "storage.after_create_folder",
+        "storage.before_compact_commit",
+        "storage.during_trim",
+        "extract.before_open",
+        "extract.after_open",
+        "extract.before_finish",
+        "extract.after_finish",
+    }
+)
 """Met a few times in a life only: killed at the first or second meeting."""
-DELAYS = ("storage.after_parquet_write", "storage.before_commit", "storage.after_commit", "storage.before_ack", "storage.after_checkpoint_write",
-          "storage.before_catalog_commit")  # fmt: skip
+DELAYS = (
+    "storage.after_parquet_write",
+    "storage.before_commit",
+    "storage.after_commit",
+    "storage.before_ack",
+    "storage.after_checkpoint_write",
+    "storage.before_catalog_commit",
+)
 LOSABLE: Mapping[str, tuple[str, ...]] = {
     "storage": ("CommitLog.append", "ControlStore.run", "TableFiles.write"),
     "extract": ("Sink.open", "Appender.append", "Appender.flush", "Catalog.save"),
@@ -129,8 +144,8 @@ class _Draft:
         points = POINTS[area]
         for number in range(count):
             point = points[(self.turn * count + number) % len(points)]
-            hit = self.dice.randint(1, 2 if point in ONCE else 10 if area == "storage" else 3)
-            fate = Fate(f"{point}=kill:{hit}", kill_after_s=self.dice.uniform(3, 5))
+            hit = self.dice.randint(1, 2 if point in ONCE else 4 if area == "storage" else 3)
+            fate = Fate(f"{point}=kill:{hit}", kill_after_s=self.dice.uniform(5, 7))
             # Tables are made at the very beginning only.
             self.fates[area].insert(0 if point == "storage.after_create_folder" else len(self.fates[area]), fate)
 
@@ -165,7 +180,7 @@ def draw(seed: int) -> Plan:
     dice = random.Random(f"millrace {seed}")
     theme = THEMES[seed % len(THEMES)]
     draft = _Draft(dice, seed // len(THEMES))
-    extra: dict[str, object] = {"pusher_deaths": dice.randint(0, 1)}
+    extra: dict[str, object] = {"pusher_deaths": dice.randint(0, 2)}
     if theme == "storage steps":
         draft.at_points("storage", 4)
     elif theme == "extract steps":

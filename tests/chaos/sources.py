@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ SCHEMA = pa.schema(
     ]
 )
 FIRST_ID = {"file": 0, "push": 10_000_000, "pg": 20_000_000}
+STRANGERS = 5_000_000
+"""Number of the first row that nobody may ever see in the table."""
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -60,28 +63,43 @@ class Account:
         return [f"bad-{self.origin}-{number}." for number in sorted(self.bad)]
 
 
+@dataclass(slots=True)
+class Pace:
+    """How many rows are due, when they come at a rate that may change."""
+
+    _last: float = field(default_factory=time.monotonic)
+    _owed: float = 0.0
+
+    def due(self, rows_per_s: float) -> int:
+        """Since the call before."""
+        now = time.monotonic()
+        self._owed += (now - self._last) * rows_per_s
+        self._last = now
+        whole = int(self._owed)
+        self._owed -= whole
+        return whole
+
+
 @dataclass
 class CsvSource:
-    """Appends lines to files of `folder`, sometimes half of one; `bad_every` 0: no bad lines."""
+    """Appends lines to files of `folder`, sometimes half of one. `planted`: some lines are bad."""
 
     folder: Path
     dice: random.Random
-    rows_per_s: int
+    rows_per_s: float
     planted: bool = True
     account: Account = field(default_factory=lambda: Account("file"))
     _part: int = 0
 
     async def run(self, stop: asyncio.Event, limit: int | None = None) -> None:
-        """Until `stop`, or `limit` rows."""
-        loop = asyncio.get_running_loop()
-        began, base = loop.time(), self.account.given
+        """Until `stop`, or `limit` rows. `rows_per_s` may change meanwhile."""
+        pace = Pace()
         while not stop.is_set() and (limit is None or self.account.given < limit):
             await asyncio.sleep(self.dice.uniform(0.02, 0.08))
-            due = base + int((loop.time() - began) * self.rows_per_s) - self.account.given
+            due = pace.due(self.rows_per_s)
             due = due if limit is None else min(due, limit - self.account.given)
             if due > 0:
                 await self._append(due)
-        await asyncio.sleep(0)
 
     async def _append(self, count: int) -> None:
         if self.planted and self.dice.random() < 0.02:
@@ -130,38 +148,64 @@ def push_rows(first: int, count: int) -> pa.RecordBatch:
 
 @dataclass
 class Pusher:
-    """A program that pushes. It dies sometimes (`deaths`), and starts where storage says that it stands."""
+    """A program that pushes. It dies sometimes (`deaths`), and starts where storage says that it stands.
+
+    Some deaths are only believed in: the old writer still lives, and later sends rows of its own. It must be refused (`refused`)."""
 
     connection: Connection
     dice: random.Random
-    rows_per_s: int
+    rows_per_s: float
     deaths: int = 0
     account: Account = field(default_factory=lambda: Account("push"))
     acked: int = 0
     opens: int = 0
     reopened: int = 0
+    refused: int = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then finishes: everything is acknowledged when this returns."""
-        done = False
+        done, ghost, haunting = False, None, set[asyncio.Task[None]]()
         while not done:
             self.opens += 1
             writer = Appender(
-                self.connection, AppendOptions(table=TABLE, writer_id="pusher", dead_letter=True, tries=60)
+                self.connection,
+                AppendOptions(table=TABLE, writer_id="pusher", dead_letter=True, tries=60, commit_interval_s=0.1),
             )
             try:
                 opened = await writer.open()
                 if opened.next_offset < self.acked:
                     raise AssertionError(f"{self.acked} rows were acknowledged, storage has {opened.next_offset}")
                 self._check_position(opened.position, opened.next_offset)
+                if ghost is not None:
+                    haunting.add(asyncio.create_task(self._haunt(ghost)))
+                    ghost = None
                 done = await self._push(writer, opened.next_offset, stop)
+                if not done and self.dice.random() < 0.6:
+                    ghost = writer
             except (Reread, errors.Reload) as lost:
                 if not isinstance(lost, Reread | errors.OffsetGap | errors.OffsetOverlap):
                     raise
             finally:
                 self.acked = max(self.acked, writer.acked_offset)
                 self.reopened += writer.totals.reopened
-                await writer.aclose()
+                if ghost is not writer:
+                    await writer.aclose()
+        for told in asyncio.as_completed(haunting):
+            await told
+
+    async def _haunt(self, ghost: Appender) -> None:
+        """An old writer wakes up behind the back of its successor. Raises AssertionError when storage takes a row from it."""
+        await asyncio.sleep(self.dice.uniform(0.3, 1.5))
+        try:
+            async with asyncio.timeout(60):
+                await ghost.append(push_rows(STRANGERS, 5), position=types_pb2.Position(positions={"row": "0"}))
+                await ghost.flush()
+        except (errors.WriterFenced, errors.WriterSuperseded):
+            self.refused += 1
+            return
+        finally:
+            await ghost.aclose()
+        raise AssertionError("storage took rows from a writer that has a successor")
 
     def _check_position(self, position: types_pb2.Position | None, offset: int) -> None:
         at = int(position.positions["row"]) if position is not None and position.positions else 0
@@ -203,7 +247,7 @@ class PostgresSource:
 
     psql: Callable[[str], str]
     dice: random.Random
-    rows_per_s: int
+    rows_per_s: float
     account: Account = field(default_factory=lambda: Account("pg"))
 
     async def create(self) -> None:
@@ -213,11 +257,10 @@ class PostgresSource:
         )
 
     async def run(self, stop: asyncio.Event, limit: int | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        pace = Pace()
         while not stop.is_set() and (limit is None or self.account.given < limit):
             await asyncio.sleep(self.dice.uniform(0.05, 0.2))
-            due = int((loop.time() - began) * self.rows_per_s) - self.account.given
+            due = pace.due(self.rows_per_s)
             due = due if limit is None else min(due, limit - self.account.given)
             if due > 0:
                 await asyncio.to_thread(self.psql, _insert(self.account.given, due))

@@ -33,7 +33,7 @@ from millrace.extract.v1 import extract_pb2
 from millrace.pipeline.spec import Pipeline
 from millrace.storage.v1 import storage_pb2
 from millrace.transform.v1 import transform_pb2
-from millrace.types.v1 import run_pb2
+from millrace.types.v1 import run_pb2, types_pb2
 from millrace.viz.v1 import viz_pb2
 from millrace.wire.schema import schema_from_proto
 
@@ -213,7 +213,17 @@ async def _or_none(reading: Awaitable[Any]) -> Any:
 def _compared(found: Any, wanted: Any) -> Outcome:
     if found is None:
         return Outcome.CREATED
-    return Outcome.UNCHANGED if found.spec == wanted.spec else Outcome.CHANGED
+    return Outcome.UNCHANGED if _spelled_out(found.spec) == _spelled_out(wanted.spec) else Outcome.CHANGED
+
+
+def _spelled_out(spec: Any) -> Any:
+    """A spec with the defaults that the contracts name: a service may store them written out."""
+    if "on_bad_row" not in spec.DESCRIPTOR.fields_by_name or spec.on_bad_row:
+        return spec
+    whole = type(spec)()
+    whole.CopyFrom(spec)
+    whole.on_bad_row = types_pb2.ON_BAD_ROW_DEAD_LETTER
+    return whole
 
 
 def _soft(table: storage_pb2.Table) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 from pathlib import Path
@@ -37,6 +38,21 @@ async def test_appended_lines_and_new_files_are_picked_up(world: World) -> None:
         await world.until(lambda: world.status().progress.rows_written == 4)
         await world.until(lambda: world.status().activity == "waiting for new lines")
         assert world.status().state is WorkState.IDLE
+
+
+async def test_a_file_seen_empty_and_with_half_a_header_is_no_other_file(world: World) -> None:
+    await world.put(files(world.folder, "*.csv", continuous=True))
+    (world.folder / "a.csv").write_text(HEADER + "1,a,1\n")
+    async with world.working():
+        await world.until(lambda: ids(world) == [1])
+        path = world.folder / "b.csv"
+        path.touch()
+        await world.until(lambda: world.status().activity == "waiting for new lines")
+        for text in ("id,na", "me,price\n", "2,b", ",2\n"):
+            await asyncio.sleep(0.05)  # a look between two writes is what this is about
+            append(path, text)
+        await world.until(lambda: ids(world) == [1, 2])
+        assert world.status().state is not WorkState.PAUSED
 
 
 async def test_a_restart_goes_on_behind_the_last_commit(world: World) -> None:

@@ -94,6 +94,8 @@ def _renamed(place: Place, sight: Sight) -> Place | None:
 def _check(place: Place, sight: Sight, *, whole: bool) -> None:
     if not whole and not place.done and sight.size < place.offset:
         raise _paused("FILE_SHRANK", sight, f"shrank below the {place.offset} bytes that were read")
+    if not place.head_hash:
+        return  # seen before its first whole line: nothing of it was read
     if sight.size < place.head_bytes or head_hash(sight.path, place.head_bytes) != place.head_hash:
         raise _paused("FILE_REPLACED", sight, "was replaced: its first bytes are others")
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.browser.flights import departures
@@ -50,14 +50,14 @@ class Visit:
         await self.page.mouse.up()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     past, future = cut(departures(START, 24, per_day=400), LIVE_FROM)
     async with staged(past, future, tmp_path) as made:
         yield made
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
     async with async_playwright() as driver:
         made = await driver.chromium.launch(executable_path=str(chromium), args=SWITCHES)
@@ -65,7 +65,7 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
         await made.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     made = await browser.new_context(
         viewport={"width": 1440, "height": 900}, color_scheme="dark", timezone_id="Asia/Tokyo"
@@ -85,7 +85,7 @@ async def visit(context: BrowserContext, stage: Stage, address: str) -> Visit:
     return found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def open_page(context: BrowserContext, stage: Stage) -> Any:
     """The demo's page, signed in and drawn."""
 

@@ -19,7 +19,7 @@ from svc_viz.domain.state import decode
 from tests.browser.conftest import visit
 from tests.browser.stage import Stage, demo_dashboard
 
-pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_it_opens_with_its_key_and_tells_nothing_without(context: BrowserContext, stage: Stage) -> None:

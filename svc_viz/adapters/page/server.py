@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # a tab that closes is no warning
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+GOODBYE_S = 0.5
 MAX_MESSAGE_BYTES = 256 * 1024
 """From browsers: commands and brushes are small."""
 
@@ -131,8 +132,19 @@ class PageServer:
         server, self._server = self._server, None
         if server is None:
             return
-        for connection in tuple(server._tornado._clients):
-            connection._socket.close(1001, "going away")
+        await self._close_sockets(server)
         server.stop()
-        await asyncio.sleep(0)
         await self._http.close_all_connections()
+        await asyncio.sleep(0)
+
+    async def _close_sockets(self, server: BaseServer) -> None:
+        """Tells every tab; those that do not answer the goodbye in time are cut off."""
+        sockets = [connection._socket for connection in tuple(server._tornado._clients)]
+        for socket in sockets:
+            socket.close(1001, "going away")
+        ends = asyncio.get_running_loop().time() + GOODBYE_S
+        while server._tornado._clients and asyncio.get_running_loop().time() < ends:
+            await asyncio.sleep(0.01)
+        for socket in sockets:
+            if (connection := socket.ws_connection) is not None and connection.stream is not None:
+                connection.stream.close()

@@ -14,7 +14,7 @@ import grpc
 
 from millrace.server.config import AREAS, ServerSettings
 from millrace.server.identity import Principals
-from millrace.server.peers import PeerChannel, Peers
+from millrace.server.peers import OPTIONS, PeerChannel, Peers
 from millrace.server.runtime import Runtime, ServiceSpec
 from millrace.server.serving import Serving
 from millrace.server.settings import Secret, redacted
@@ -51,7 +51,9 @@ class Served:
     def channel(self, principal: str = "local", *, token: str | None = None) -> PeerChannel:
         """A channel that calls as `principal`, or with `token` ("" for none)."""
         secret = Secret(f"{principal}-token" if token is None else token)
-        made = PeerChannel(grpc.aio.insecure_channel(self.target), secret, self.runtime.telemetry)
+        made = PeerChannel(
+            grpc.aio.insecure_channel(self.target, options=list(OPTIONS)), secret, self.runtime.telemetry
+        )
         self._channels.append(made)
         return made
 

@@ -300,7 +300,7 @@ class FilesConnector(_message.Message):
     """How text becomes rows."""
     @_builtins.property
     def csv(self) -> Global___CsvOptions:
-        """For CSV."""
+        """For CSV; `rename` and `ignore_extra_columns` for every format."""
 
     @_builtins.property
     def poll_interval(self) -> _duration_pb2.Duration:

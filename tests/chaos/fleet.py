@@ -62,6 +62,9 @@ class Service:
     process: subprocess.Popen[bytes] | Forked | None = None
     lives: int = 0
 
+    def __post_init__(self) -> None:
+        self.fleet.made.append(self)
+
     @property
     def log(self) -> Path:
         return self.fleet.home.root / f"{self.name}.log"
@@ -86,6 +89,7 @@ class Service:
             "MILLRACE_PRINCIPALS_FILE": str(home.principals),
             f"MILLRACE_{self.area.upper()}_PORT": str(self.port),
             "MILLRACE_FAILPOINTS": fate.failpoints,
+            "MILLRACE_SUPERVISOR_PID": str(os.getpid()),  # nothing outlives a harness that is killed itself
             LOST: fate.lost,
             **self.env,
         }
@@ -161,6 +165,7 @@ class Fleet:
         self.journal = root / "journal"
         self._dice = dice
         self.deaths: list[Death] = []
+        self.made: list[Service] = []
         self._storage_kills = 0
         extra = env or {}
         self.storage = Service(self, "storage", "storage", {
@@ -235,8 +240,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Kills what still runs."""
-        services = [one for one in (getattr(self, name, None) for name in ("storage", "extract", "transform")) if one]
-        for service in services:
+        for service in self.made:
             if service.process is not None and service.process.poll() is None:
                 service.process.send_signal(signal.SIGCONT)
                 service.kill()

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.chaos import child
 
@@ -111,7 +111,8 @@ class Nursery:
         self.close()
 
 
-def main() -> None:
+def main() -> NoReturn:
+    """Until its standard input ends."""
     for area in ("storage", "extract", "transform"):
         importlib.import_module(f"svc_{area}.__main__")
     signal.signal(signal.SIGCHLD, _tell)
@@ -123,6 +124,7 @@ def main() -> None:
             _become(wanted)
         os.write(1, f"born {wanted['number']} {pid}\n".encode())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    os._exit(0)  # what was imported may have left threads that nobody stops
 
 
 def _line() -> str:
@@ -148,7 +150,7 @@ def _become(wanted: Mapping[str, Any]) -> None:
         for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(ours, theirs)
         os.environ.clear()
-        os.environ.update(wanted["env"])
+        os.environ.update(wanted["env"], MILLRACE_SUPERVISOR_PID=str(os.getppid()))
         random.seed()
         child.start(wanted["area"])
     finally:

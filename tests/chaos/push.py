@@ -79,10 +79,13 @@ class Storage:
             try:
                 await stub.ListTables(storage_pb2.ListTablesRequest(), metadata=connection.metadata(), timeout=2)
                 return
-            except grpc.aio.AioRpcError:
-                if time.monotonic() > until:
-                    raise
+            except grpc.aio.AioRpcError as error:
+                if self.process is None or self.process.poll() is not None or time.monotonic() > until:
+                    raise AssertionError(f"storage does not answer:\n{self.last_words()}\n{self.lost[-20:]}") from error
                 await asyncio.sleep(0.05)
+
+    def last_words(self) -> str:
+        return "\n".join((self.home / "storage.log").read_text().splitlines()[-5:])
 
     def kill(self) -> None:
         assert self.process is not None
@@ -114,8 +117,8 @@ async def push(count: int, seconds: float, kills: int, seed: int, *, power_loss:
         killing = asyncio.create_task(_kill(storage, connection, writer, kills, dice))
         started = time.monotonic()
         async with writer:
-            await _send(writer, count, seconds, dice)
-            await killing
+            sending = asyncio.create_task(_send(writer, count, seconds, dice))
+            await asyncio.gather(killing, sending)
             totals = await writer.finish()
         took_s = time.monotonic() - started
         await channel.close()

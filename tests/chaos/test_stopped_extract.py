@@ -100,10 +100,6 @@ async def test_the_old_one_is_refused_and_no_row_is_there_twice(tmp_path: Path) 
         stop.set()
         await growing
         await fleet.close()
-        for service in (first, second):
-            if service.process is not None and service.process.poll() is None:
-                service.running.send_signal(signal.SIGCONT)
-                service.kill()
 
 
 async def told(service: Service) -> bool:

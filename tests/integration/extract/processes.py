@@ -131,7 +131,8 @@ async def put_source(extract: Process, name: str, spec: pb.SourceSpec) -> None:
     connection = extract.connection()
     stub: Any = extract_pb2_grpc.ExtractServiceStub(connection.channel)
     source = pb.Source(name=name, spec=spec)
-    await stub.PutSource(pb.PutSourceRequest(request_id=f"put {name}", source=source), metadata=connection.metadata())
+    request = pb.PutSourceRequest(request_id=f"put {name}", source=source)
+    await stub.PutSource(request, metadata=connection.metadata(), timeout=60)
     await connection.channel.close()
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import Self
 
 import pyarrow as pa
 
 from millrace.errors import SchemaMismatch, SourcePaused, SourceUnavailable
 from svc_extract.adapters.connectors.files.listing import Sight
 from svc_extract.adapters.connectors.files.options import FilesOptions, Format
+from svc_extract.adapters.connectors.files.packed import PackedFile, PlainFile
 from svc_extract.adapters.connectors.files.places import Place
 from svc_extract.domain.parsing.blocks import LONGEST_BOM, Block, Encoding, block_of
 from svc_extract.domain.parsing.columns import plan_for
@@ -48,8 +49,7 @@ class TextFile:
     def __init__(self, sight: Sight, place: Place, options: FilesOptions, schema: pa.Schema) -> None:
         self.sight, self._options, self._schema = sight, options, schema
         self.packed = sight.path.name.lower().endswith(".gz")
-        opener = gzip.open if self.packed else open
-        self._file = cast(IO[bytes], opener(sight.path, "rb"))
+        self._file = PackedFile(sight.path) if self.packed else PlainFile(sight.path)
         self._block_bytes = FIRST_BLOCK_BYTES
         self.encoding = options.encoding
         self._dialect = Dialect()
@@ -64,6 +64,9 @@ class TextFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     @property
@@ -218,8 +221,7 @@ class TextFile:
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            self._file.seek(offset)
-            return self._file.read(size)
+            return self._file.read_at(offset, size)
         except EOFError as error:
             raise SourceUnavailable(f"`{self.sight.name}` is not whole yet: the gzip stream ends early") from error
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -251,6 +253,6 @@ def open_text(sight: Sight, place: Place, options: FilesOptions, schema: pa.Sche
         raise SourceUnavailable(f"`{sight.name}` cannot be opened: {os.strerror(error.errno or 0)}") from error
     seen = Path(sight.path).stat()
     if (seen.st_dev, seen.st_ino) != sight.identity:
-        opened._file.close()
+        opened.close()
         raise SourceUnavailable(f"`{sight.name}` was replaced while it was opened")
     return opened

@@ -79,7 +79,7 @@ class Worker:
                     attempt = 0
                     await _until_lost(self._work(recipe, held), held)
             except (LeaseLost, WriterFenced) as error:
-                _log.warning("%s: another process took over: %s", recipe.name, error.message)
+                _log.warning("%s: left to whoever holds the lease next: %s", recipe.name, error.message)
             except MillraceError as error:
                 _log.warning("%s: %s", recipe.name, error.message)
             attempt += 1

@@ -13,7 +13,7 @@ from millrace.server.config import service_env
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    file_roots: tuple[Path, ...]  # file sources read below these only, links resolved
+    file_roots: tuple[Path, ...]  # file sources read below these only, links resolved; home is closed but for its demo
     home: Path  # what ${MILLRACE_HOME} in a path means
     lease_ttl_ms: int = 10_000  # how long a source rests at most after its worker died, 5–60 s
     secret_names: tuple[str, ...] = ("MILLRACE_SECRET_*",)  # environment variables that `env:` may name, as globs
@@ -25,7 +25,7 @@ class Settings:
         """Raises SettingsError listing every fault."""
         reader = service_env(env, "extract")
         home = Path(env.get("MILLRACE_HOME", ".millrace")).absolute()
-        roots = reader.paths("FILE_ROOTS", (Path("examples"), home, Path.cwd()))
+        roots = reader.paths("FILE_ROOTS", (Path("examples"), home / "demo", Path.cwd()))
         found = cls(
             file_roots=tuple(dict.fromkeys(root.resolve() for root in roots)),
             home=home,

@@ -33,7 +33,9 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The folders below which sources may read, resolved; `home` stands for `${MILLRACE_HOME}`."""
+    """The folders below which sources may read, resolved; `home` stands for `${MILLRACE_HOME}`.
+
+    Tokens and the files of other tables lie below `home`: a folder above it does not open it, only one at or below it does."""
 
     folders: Sequence[Path]
     home: Path
@@ -78,8 +80,10 @@ class Roots:
         return Sight(name, path, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
 
     def _check(self, path: Path) -> None:
-        resolved = path.resolve()
-        if not any(resolved.is_relative_to(folder) for folder in self.folders):
+        resolved, home = path.resolve(), self.home.resolve()
+        private = resolved.is_relative_to(home)
+        folders = [folder for folder in self.folders if not private or folder.is_relative_to(home)]
+        if not any(resolved.is_relative_to(folder) for folder in folders):
             raise NotAllowed(
                 f"`{path.name}` lies outside of the folders that sources may read",
                 field="files.path",

@@ -293,7 +293,6 @@ class Appender:
                 await asyncio.gather(sender, return_exceptions=True)
 
     async def _open_on(self, call: Any) -> None:
-        self._opens_without_ack += bool(len(self._ledger))
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -306,6 +305,7 @@ class Appender:
             answer = await self._read(call)
         if answer.WhichOneof("message") != "opened":
             raise errors.Unexpected("storage answered `open` with something else than `opened`")
+        self._opens_without_ack += bool(len(self._ledger))  # a refused connection says nothing about the rows
         await self._take_opened(answer.opened)
 
     def _open_frame(self) -> storage_pb2.AppendOpen:

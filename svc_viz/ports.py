@@ -278,7 +278,7 @@ class DashboardSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """`name` is the full resource name; `slug` its last part. `source`: the contract's message as it was put, so that it comes back the same."""
+    """`name` is the full resource name; `slug` its last part. `source`: the contract's message as it was put: so it comes back."""
 
     name: str
     spec: DashboardSpec

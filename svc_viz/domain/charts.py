@@ -380,7 +380,8 @@ def _summary(drawing: Drawing, series: Sequence[Series], heights: Sequence[Array
         if drawing.spec.stack
     ]
     split = f" ({', '.join(parts)})" if parts else ""
-    return f"{drawing.spec.title or y}: {len(labels)} bars from {labels[0]} to {labels[-1]}{split}; highest {number_text(float(totals[peak]), form)} at {labels[peak]}."
+    high = f"highest {number_text(float(totals[peak]), form)} at {labels[peak]}"
+    return f"{drawing.spec.title or y}: {len(labels)} bars from {labels[0]} to {labels[-1]}{split}; {high}."
 
 
 def _band(drawing: Drawing, rows: pa.Table | None) -> Band | None:
@@ -391,10 +392,11 @@ def _band(drawing: Drawing, rows: pa.Table | None) -> Band | None:
         np.array([max(0.0, number(one)) for one in values(rows, name)], dtype=float) for name in ("mean", "low", "high")
     )
     spec = drawing.field(drawing.spec.y)
-    texts = tuple(
-        f"{cell_text(round(m, 1), spec, drawing.zone)} ({cell_text(round(a, 1), spec, drawing.zone)} to {cell_text(round(b, 1), spec, drawing.zone)})"
-        for m, a, b in zip(mean, low, high, strict=True)
-    )
+
+    def text(value: float) -> str:
+        return cell_text(round(value, 1), spec, drawing.zone)
+
+    texts = tuple(f"{text(m)} ({text(a)} to {text(b)})" for m, a, b in zip(mean, low, high, strict=True))
     titles = tuple(bucket_text(from_ms(at), drawing.zone, unit=drawing.unit) for at in left)
     return Band(left, left + drawing.width, mean, low, high, texts, titles)
 

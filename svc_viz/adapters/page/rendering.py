@@ -91,8 +91,9 @@ def _table_page(dashboard: Dashboard, element: str, rows: pa.Table, zone: str, t
         for row in text_rows(rows, columns, dashboard.spec.fields, zone)
     )
     style = (
-        f"body{{font:14px system-ui,sans-serif;background:{palette['page']};color:{palette['text']}}}table{{border-collapse:collapse}}"
-        f"th,td{{padding:4px 12px;border-bottom:1px solid {palette['grid']};text-align:left}}th{{color:{palette['muted']}}}.n{{text-align:right}}"
+        f"body{{font:14px system-ui,sans-serif;background:{palette['page']};color:{palette['text']}}}"
+        f"table{{border-collapse:collapse}}th,td{{padding:4px 12px;border-bottom:1px solid {palette['grid']};text-align:left}}"
+        f"th{{color:{palette['muted']}}}.n{{text-align:right}}"
     )
     title = escape(spec.title or element)
     return (

@@ -41,8 +41,8 @@ RANGES = (
 
 
 class Pump:
-    """Takes a mailbox to a document: at most `rate_hz` frames a second, at once after the reader did something, none while the tab is hidden
-    or has not painted the one before."""
+    """Takes a mailbox to a document: at most `rate_hz` frames a second, at once after the reader did something, none while
+    the tab is hidden or has not painted the one before."""
 
     def __init__(
         self, doc: Document, wire: Wire, rate_hz: float, draw: Callable[[], None], wait: Callable[[], Any]
@@ -225,7 +225,7 @@ class DashboardSession:
     def _draw(self) -> None:
         changed = set(self._desk.settle())
         if "" in changed:
-            changed |= {name for name in self._desk.state.picks} | {
+            changed |= set(self._desk.state.picks) | {
                 name for name, one in self._desk.spec.elements.items() if one.kind in {"table", "dead_letters"}
             }
         for name in changed & self._panels.keys():

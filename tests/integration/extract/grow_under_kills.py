@@ -13,10 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from adbc_driver_postgresql import dbapi
 
 from millrace.client.tables import Table, create_table
 from millrace.errors import MillraceError
@@ -52,11 +54,18 @@ def growing_csv(path: Path) -> Grow:
     return grow
 
 
-def growing_table(psql: Callable[[str], str]) -> Grow:
-    psql("CREATE TABLE grown (id bigint PRIMARY KEY, text text)")
+def growing_table(uri: str) -> Grow:
+    """Through a driver: a process with gRPC's threads does not fork for each statement."""
+
+    def run(sql: str) -> None:
+        with dbapi.connect(uri, autocommit=True) as database, database.cursor() as cursor:
+            cursor.execute(sql)
+
+    run("DROP TABLE IF EXISTS grown")
+    run("CREATE TABLE grown (id bigint PRIMARY KEY, text text)")
 
     def grow(first: int, last: int) -> None:
-        psql(f"INSERT INTO grown SELECT n, n::text FROM generate_series({first}::bigint, {last - 1}::bigint) n")
+        run(f"INSERT INTO grown SELECT n, n::text FROM generate_series({first}::bigint, {last - 1}::bigint) n")
 
     return grow
 
@@ -142,12 +151,10 @@ async def run(
     return outcome
 
 
-async def _main(options: argparse.Namespace, home: Path, uri: str, psql: Callable[[str], str] | None) -> Outcome:
+async def _main(options: argparse.Namespace, home: Path, uri: str) -> Outcome:
     storage, extract = both(home, **({"MILLRACE_SECRET_PG": uri} if uri else {}))
     spec, grow = (
-        (table_spec(), growing_table(psql))
-        if psql
-        else (csv_spec(home / "files"), growing_csv(home / "files" / "a.csv"))
+        (table_spec(), growing_table(uri)) if uri else (csv_spec(home / "files"), growing_csv(home / "files" / "a.csv"))
     )
     try:
         return await run(
@@ -178,12 +185,10 @@ def main() -> int:
         if options.postgres:
             from tests.integration.extract.conftest import serve_postgres
 
-            served = serve_postgres()
-            server = next(served)
-            outcome = asyncio.run(_main(options, home, server.uri, server.psql))
-            next(served, None)
+            with closing(serve_postgres()) as served:  # type: ignore[type-var]
+                outcome = asyncio.run(_main(options, home, next(served).uri))
         else:
-            outcome = asyncio.run(_main(options, home, "", None))
+            outcome = asyncio.run(_main(options, home, ""))
     print(outcome)
     return 0 if outcome.good(options.rows) else 1
 

@@ -42,12 +42,11 @@ async def test_a_postgresql_table_grows_while_storage_is_killed(tmp_path: Path, 
     storage, extract = both(tmp_path, MILLRACE_SECRET_PG=postgres.uri)
     try:
         outcome = await run(
-            storage, extract, table_spec(), growing_table(postgres.psql), rows=20_000, seconds=4, kills=2, seed=8
+            storage, extract, table_spec(), growing_table(postgres.uri), rows=20_000, seconds=4, kills=2, seed=8
         )
     finally:
         extract.kill()
         storage.kill()
-        postgres.psql("DROP TABLE IF EXISTS grown")
     assert outcome.good(20_000), outcome
     assert postgres.uri not in extract.log
 

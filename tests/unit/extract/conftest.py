@@ -31,7 +31,7 @@ TABLE, SOURCE = "namespaces/default/tables/orders", "namespaces/default/sources/
 SCHEMA = pa.schema(
     [pa.field("id", pa.int64(), nullable=False), pa.field("name", pa.string()), pa.field("price", pa.float64())]
 )
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 @dataclass(slots=True)

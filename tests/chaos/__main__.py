@@ -6,10 +6,7 @@ Each episode is one line here and one of JSON in build/chaos.jsonl; with --write
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from tests.chaos.episode import play, replay_command
 from tests.chaos.nursery import Nursery
 from tests.chaos.plan import draw
 from tests.chaos.postgres import Server
-from tests.chaos.report import RESULTS, write
+from tests.chaos.report import RESULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "chaos"
@@ -54,17 +51,3 @@ def main() -> int:
     parser.add_argument("--bug", default="", help="a planted bug (tests/chaos/planted.py): episodes have to fail")
     parser.add_argument("--no-write", action="store_true", help="leave docs/faults.md as it is")
     asked = parser.parse_args()
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # psql is forked beside open channels, which gRPC would tell each time
-    first = asked.seed if asked.first is None else asked.first
-    last = asked.seed + asked.episodes - 1 if asked.last is None else asked.last
-    failed = asyncio.run(campaign(first, last, bug=asked.bug))
-    print(f"{last - first + 1} episodes, {failed} failed")
-    if not asked.no_write and not asked.bug:
-        write(asked.seed, asked.seed + asked.episodes - 1)
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 
 from tests.chaos.episode import play
 from tests.chaos.nursery import Nursery
@@ -50,7 +49,6 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=6, help="at most, per bug")
     parser.add_argument("--bug", action="append", choices=BUGS, help="only this one; may be repeated")
     asked = parser.parse_args()
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     return 0 if asyncio.run(catch_all(asked.bug or list(BUGS), asked.episodes)) else 1
 
 

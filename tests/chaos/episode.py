@@ -33,7 +33,7 @@ from tests.chaos.sources import OUTPUT, SCHEMA, TABLE, Account, CsvSource, Postg
 
 CATCH_UP_LIMIT_S = 90.0
 SOURCE = "namespaces/default/sources/{}"
-Postgres = tuple[str, Callable[[str], str]]
+Postgres = tuple[str, Callable[[str], object]]
 """(URI, runs SQL)"""
 TRANSFORM = "namespaces/default/transforms/doubled"
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import tempfile
 import time
@@ -69,7 +68,7 @@ class Outcome:
 class Million:
     """One run. `given` and `stored` say how far the source and storage are."""
 
-    def __init__(self, task: Task, folder: Path, postgres: tuple[str, Callable[[str], str]] | None) -> None:
+    def __init__(self, task: Task, folder: Path, postgres: tuple[str, Callable[[str], object]] | None) -> None:
         self.task, self.dice = task, random.Random(task.seed)
         env = {"extract": {"MILLRACE_SECRET_PG": postgres[0]}} if postgres else {}
         self.fleet = Fleet(folder, self.dice, env=env)
@@ -224,7 +223,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     task = Task(**vars(parser.parse_args()))
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     outcome = asyncio.run(play(task))
     print(json.dumps(asdict(outcome)))
     return 0 if outcome.good(task.rows) else 1

@@ -154,7 +154,8 @@ class _Draft:
             self.fates[area].append(Fate(kill_after_s=self.dice.uniform(0.1, 3.0)))
 
     def losing(self, area: str) -> None:
-        lost = ",".join(f"{method}:{self.dice.randint(1, 8)}" for method in LOSABLE[area])
+        # Not the first: that one belongs to the start, which then ends with one FATAL line, and a supervisor starts it again.
+        lost = ",".join(f"{method}:{self.dice.randint(2, 9)}" for method in LOSABLE[area])
         self.fates[area].append(Fate(lost=lost, kill_after_s=self.dice.uniform(3.5, 5.0)))
 
     def slow(self) -> None:

@@ -6,22 +6,24 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
+from adbc_driver_postgresql import dbapi
+
 from tests.integration.extract import conftest
 
 
 class Server:
-    """`with Server() as server: uri, psql = server.address()`."""
+    """`with Server() as server: uri, run = server.address()`."""
 
     def __init__(self) -> None:
         self._running: Iterator[conftest.Postgres] | None = None
-        self._found: tuple[str, Callable[[str], str]] | None = None
+        self._found: tuple[str, Callable[[str], object]] | None = None
 
-    def address(self) -> tuple[str, Callable[[str], str]]:
-        """(URI, runs SQL). Starts the server when it does not run yet."""
+    def address(self) -> tuple[str, Callable[[str], object]]:
+        """(URI, runs statements). Starts the server when it does not run yet."""
         if self._found is None:
             self._running = conftest.serve_postgres()
-            server = next(self._running)
-            self._found = (server.uri, server.psql)
+            uri = next(self._running).uri
+            self._found = (uri, lambda sql: _run(uri, sql))
         return self._found
 
     def __enter__(self) -> Self:
@@ -32,3 +34,10 @@ class Server:
     ) -> None:
         if self._running is not None:
             next(self._running, None)
+
+
+def _run(uri: str, sql: str) -> None:
+    """Not by psql: each of its processes would be forked beside open channels."""
+    with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+        for statement in sql.split(";"):
+            cursor.execute(statement)

@@ -33,9 +33,8 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
 
     def cut(self) -> None:
         """Resets every connection at once; both sides notice."""
@@ -73,8 +72,7 @@ class Proxy:
             asyncio.create_task(self._pump(onward_reader, writer)),
         ]
         try:
-            with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels; asyncio would complain about it
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()

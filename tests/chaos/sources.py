@@ -245,14 +245,14 @@ class Pusher:
 class PostgresSource:
     """A table that grows by transactions of its own."""
 
-    psql: Callable[[str], str]
+    run_sql: Callable[[str], object]
     dice: random.Random
     rows_per_s: float
     account: Account = field(default_factory=lambda: Account("pg"))
 
     async def create(self) -> None:
         await asyncio.to_thread(
-            self.psql,
+            self.run_sql,
             'DROP TABLE IF EXISTS src; CREATE TABLE src (id bigint PRIMARY KEY, origin text, amount bigint, "at" timestamptz, note text)',
         )
 
@@ -263,7 +263,7 @@ class PostgresSource:
             due = pace.due(self.rows_per_s)
             due = due if limit is None else min(due, limit - self.account.given)
             if due > 0:
-                await asyncio.to_thread(self.psql, _insert(self.account.given, due))
+                await asyncio.to_thread(self.run_sql, _insert(self.account.given, due))
                 self.account.given += due
 
 

@@ -42,8 +42,8 @@ async def _follow_source(session: Session, wanted: extract_pb2.Source, reporter:
             break
         task = task or reporter.start(name)
         progress = status.progress
-        trouble = status.cause if status.state == run_pb2.WORK_STATE_BACKING_OFF else ""
-        reporter.update(task, progress.rows_written, _share(wanted, status), trouble)
+        said = status.cause if status.state == run_pb2.WORK_STATE_BACKING_OFF else status.activity
+        reporter.update(task, progress.rows_written, progress.fraction, said)
         await asyncio.sleep(_LOOK_EVERY_S)
     if task is not None:
         task.done = max(task.done, status.progress.rows_written)
@@ -60,10 +60,6 @@ def _caught_up(wanted: extract_pb2.Source, status: extract_pb2.SourceStatus) -> 
     if wanted.spec.WhichOneof("connector") == "replay" and replay.HasField("live_from"):
         return status.replay_time.ToNanoseconds() >= replay.live_from.ToNanoseconds()
     return status.state == run_pb2.WORK_STATE_IDLE or status.progress.fraction >= 1.0
-
-
-def _share(wanted: extract_pb2.Source, status: extract_pb2.SourceStatus) -> float:
-    return status.progress.fraction
 
 
 async def _follow_output(session: Session, pipeline: Pipeline, at: int, reporter: Reporter) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from millrace.cli.app import run
 from millrace.laptop.home import Endpoints, read_endpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,18 +42,33 @@ class Stack:
     def token(self) -> str:
         return self.endpoints.token()
 
-    def run(self, *arguments: str, timeout_s: float = 60, stdin: str = "") -> Answer:
-        """One command line, whatever its exit code."""
-        env = {**os.environ, "MILLRACE_HOME": str(self.home)}
+    def run(self, *arguments: str, stdin: str = "") -> Answer:
+        """One command line, whatever its exit code: in this process, which saves importing everything anew each time."""
+        out, err, before = io.StringIO(), io.StringIO(), sys.stdin
+        sys.stdin = io.StringIO(stdin)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                code = run([*arguments, "--home", str(self.home)])
+        finally:
+            sys.stdin = before
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    def process(self, *arguments: str, timeout_s: float = 60) -> Answer:
+        """The same as a process of its own, as a shell has it."""
         done = subprocess.run(
-            [*MILLRACE, *arguments], cwd=ROOT, env=env, input=stdin, capture_output=True, text=True,
-            timeout=timeout_s, check=False,
+            [*MILLRACE, *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def ok(self, *arguments: str, timeout_s: float = 60, stdin: str = "") -> Answer:
+    @property
+    def env(self) -> dict[str, str]:
+        """For processes that find this stack by the environment."""
+        return {**os.environ, "MILLRACE_HOME": str(self.home)}
+
+    def ok(self, *arguments: str, stdin: str = "") -> Answer:
         """One command line that has to end 0."""
-        answer = self.run(*arguments, timeout_s=timeout_s, stdin=stdin)
+        answer = self.run(*arguments, stdin=stdin)
         assert answer.code == 0, f"{arguments}: {answer}"
         return answer
 
@@ -75,12 +92,12 @@ class Stack:
 def started(home: Path, *arguments: str, timeout_s: float = 240) -> Iterator[Stack]:
     """`millrace up --detach` on free ports with further `arguments`; stopped at the end."""
     stack = Stack(home)
-    up = stack.run("up", "--detach", "--port-base", "0", *arguments, timeout_s=timeout_s)
+    up = stack.process("up", "--detach", "--port-base", "0", *arguments, timeout_s=timeout_s)
     try:
         assert up.code == 0, f"{up}\n{stack.logs()}"
         yield stack
     finally:
-        stack.run("down", timeout_s=90)
+        stack.run("down")
 
 
 def until(condition: Callable[[], object], *, limit_s: float = 30.0, what: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -98,8 +97,7 @@ def test_types_are_shown_right(stack: Stack, shop: Path) -> None:
 
 def test_arrow_is_a_stream_and_large_results_are_not_collected(stack: Stack) -> None:
     command = [*MILLRACE, "query", "SELECT range AS n FROM range(2000000)", "-o", "arrow", "--max-rows", "3000000"]
-    env = {**os.environ, "MILLRACE_HOME": str(stack.home)}
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=stack.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         with pa.ipc.open_stream(process.stdout) as reader:
             rows = sum(batch.num_rows for batch in reader)
@@ -109,7 +107,7 @@ def test_arrow_is_a_stream_and_large_results_are_not_collected(stack: Stack) -> 
 
 def test_head_ends_a_query_quietly(stack: Stack) -> None:
     query = "-o csv --max-rows 5000000 'SELECT range AS n FROM range(5000000)'"
-    env = {**os.environ, "MILLRACE_HOME": str(stack.home), "PY": MILLRACE[0]}
+    env = {**stack.env, "PY": MILLRACE[0]}
     script = f"""set -o pipefail; "$PY" -c "from millrace.cli import main; main()" query {query} | head -2"""
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
@@ -133,9 +131,10 @@ def test_bad_rows_are_dead_letters(stack: Stack, shop: Path) -> None:
 
 
 def test_versions_are_watched_as_new_files_land(stack: Stack, shop: Path) -> None:
-    env = {**os.environ, "MILLRACE_HOME": str(stack.home)}
     command = [*MILLRACE, "watch", "orders", "-o", "json"]
-    watching = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watching = subprocess.Popen(
+        command, cwd=ROOT, env=stack.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     stuck = threading.Timer(40, watching.kill)
     stuck.start()
     try:
@@ -170,7 +169,7 @@ def test_a_load_goes_on_where_it_was(stack: Stack, tmp_path: Path) -> None:
     path.write_text("n,t\n" + "".join(f"{n},row {n}\n" for n in range(300_000)))
     loading = subprocess.Popen(
         [*MILLRACE, "load", str(path), "--table", "numbers"], cwd=ROOT,
-        env={**os.environ, "MILLRACE_HOME": str(stack.home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=stack.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     until(lambda: stack.run("get", "table", "numbers").code == 0 or loading.poll() is not None, what="the table")
     loading.kill()
@@ -209,7 +208,7 @@ def test_the_page_has_its_key(stack: Stack) -> None:
 
 def test_a_second_up_says_so_and_down_stops(tmp_path: Path) -> None:
     with started(tmp_path / "home", "--no-demo") as stack:
-        again = stack.run("up", "--no-demo")
+        again = stack.process("up", "--no-demo")
         assert again.code == 0
         assert f"already running, pid {stack.endpoints.pid}" in again.err
         assert stack.ok("down").err == "stopped\n"

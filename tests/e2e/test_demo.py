@@ -34,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str]
     """`millrace up --detach` with the demo, and what it printed."""
     home = tmp_path_factory.mktemp("demo")
     with started(home, timeout_s=300) as stack:
-        yield stack, stack.run("up").err
+        yield stack, stack.process("up").err
 
 
 @pytest.mark.timeout(320)
@@ -63,7 +63,7 @@ def test_the_year_counts_as_a_plain_script_counts_it(demo: tuple[Stack, str], tm
     live = next(line.strip() for line in text.splitlines() if "live_from:" in line)
     path = tmp_path / "year.yaml"
     path.write_text(text.replace(live, WHOLE_YEAR).replace("name: flights\n", "name: flights\n  namespace: year\n", 1))
-    stack.ok("apply", str(path), timeout_s=120)
+    stack.ok("apply", str(path))
     kept, refused = expected["flights"], sum(expected["dead_letters"].values())
     assert refused == PLANTED + REAL
 

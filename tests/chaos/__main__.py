@@ -51,3 +51,14 @@ def main() -> int:
     parser.add_argument("--bug", default="", help="a planted bug (tests/chaos/planted.py): episodes have to fail")
     parser.add_argument("--no-write", action="store_true", help="leave docs/faults.md as it is")
     asked = parser.parse_args()
+    first = asked.seed if asked.first is None else asked.first
+    last = asked.seed + asked.episodes - 1 if asked.last is None else asked.last
+    failed = asyncio.run(campaign(first, last, bug=asked.bug))
+    print(f"{last - first + 1} episodes, {failed} failed")
+    if not asked.no_write and not asked.bug:
+        write(asked.seed, asked.seed + asked.episodes - 1)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

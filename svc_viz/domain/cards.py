@@ -12,7 +12,7 @@ from svc_viz.domain.measures import range_s
 from svc_viz.domain.numbers import NOTHING, cell_text, nice_ceiling, number_text, signed_text, state_of, unit_of
 from svc_viz.domain.results import NO_FIELD, columns_of, floats, label_of, number, text_rows, values
 from svc_viz.domain.zones import bucket_text
-from svc_viz.ports import Answer, DashboardSpec, ElementSpec, FieldSpec, QuerySpec
+from svc_viz.ports import Answer, DashboardSpec, ElementSpec, FieldSpec, QuerySpec, TableFacts
 
 MAX_PANELS = 12
 MAX_TABLE_ROWS = 500
@@ -90,7 +90,9 @@ def table(
     shown = rows.slice(0, MAX_TABLE_ROWS)
     columns = columns_of(shown, element.columns, spec.fields)
     keys = (
-        [_key(cell) for cell in values(shown, element.select.point)] if element.select and element.select.point else []
+        [key_of(cell) for cell in values(shown, element.select.point)]
+        if element.select and element.select.point
+        else []
     )
     return {
         "columns": [{"label": column.label, "num": column.numeric} for column in columns],
@@ -102,7 +104,8 @@ def table(
     }
 
 
-def _key(cell: object) -> str | None:
+def key_of(cell: object) -> str | None:
+    """A value as an address writes it."""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return None if cell is None else str(cell)
@@ -161,8 +164,9 @@ def _panel(
     }
 
 
-def dead_letters(spec: DashboardSpec, element: ElementSpec, rows: pa.Table, table_rows: int) -> dict[str, Any]:
-    """Reasons by count, each as a bar against the most frequent. `table_rows`: rows that were kept as good ones, 0 when unknown."""
+def dead_letters(spec: DashboardSpec, element: ElementSpec, rows: pa.Table, facts: TableFacts | None) -> dict[str, Any]:
+    """Reasons by count, each as a bar against the most frequent. `facts`: of the table that refused them, None while
+    unknown; its count is the whole, also where the query shows the most frequent reasons only."""
     query = spec.queries[element.query]
     reasons = [name for name in rows.column_names if name not in query.measures]
     measure = next(iter(sorted(query.measures)), "n")
@@ -177,17 +181,13 @@ def dead_letters(spec: DashboardSpec, element: ElementSpec, rows: pa.Table, tabl
             found.append(
                 {"reason": " ".join([*where, reason]), "text": text, "count": number_text(count), "share": count / top}
             )
-    total = sum(one for one in counts if math.isfinite(one))
-    share = (
-        f" of {number_text(table_rows + total)} rows ({number_text(total / (table_rows + total), '0.00%')} %)"
-        if table_rows
-        else ""
-    )
-    return {
-        "rows": found,
-        "total": f"{number_text(total)}{share}",
-        "summary": f"{element.title}: {number_text(total)} dead letters{share}",
-    }
+    shown = sum(one for one in counts if math.isfinite(one))
+    total = max(shown, float(facts.dead_letters)) if facts else shown
+    rest = f", {number_text(total - shown)} of them for other reasons" if total > shown else ""
+    whole = total + facts.row_count if facts else 0
+    share = f" of {number_text(whole)} rows ({number_text(total / whole, '0.00%')} %)" if whole else ""
+    text = f"{number_text(total)}{share}{rest}"
+    return {"rows": found, "total": text, "summary": f"{element.title}: {text}"}
 
 
 def summary(spec: DashboardSpec, element: ElementSpec, answer: Answer) -> dict[str, Any]:

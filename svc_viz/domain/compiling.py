@@ -30,6 +30,7 @@ MOST_BUCKETS = 400
 """More bars than that are neither seen nor sent twice a second: a long range gets longer buckets, and says so."""
 LONGER = ("1m", "5m", "15m", "1h", "3h", "6h", "12h", "1d", "7d")
 MOST_NOTES = 200
+MOST_OPTIONS = 30
 ALL_S = 366 * 86_400
 """What `all` is taken for: nobody has told how long the table's time is."""
 
@@ -91,6 +92,17 @@ class Compiler:
             start=datetime.fromtimestamp(end.timestamp() - span_s, end.tzinfo),
             end=end,
             fill="zero" if query.fill == "zero" else "gap",
+        )
+
+    def options(self, param: str) -> Question:
+        """What a param can be: the most frequent values of its column, whatever is selected."""
+        column = self._spec.params[param].column
+        return Question(
+            self.full_name(self._spec.time.table),
+            dimensions=(Dimension(column, "column", column),),
+            measures=(Measure("n", "count"),),
+            order=(("n", True), (column, False)),
+            limit=MOST_OPTIONS,
         )
 
     def note(self, index: int) -> Question:

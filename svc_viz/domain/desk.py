@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,8 @@ from typing import Any
 from millrace.errors import MillraceError
 from svc_viz.domain import cards, charts
 from svc_viz.domain.board import NoticeBoard
-from svc_viz.domain.charts import DRAWN
 from svc_viz.domain.compiling import Compiler, season_of, selected_column
+from svc_viz.domain.drawings import DRAWN, Drawing
 from svc_viz.domain.hub import Follower, Hub, Latest, Mailbox, Trouble
 from svc_viz.domain.measures import duration_s
 from svc_viz.domain.results import trimmed, values
@@ -21,6 +22,7 @@ from svc_viz.domain.validation import ASKING
 from svc_viz.ports import Answer, Dashboard, ElementSpec, ForecastAsk, Question
 
 Slot = tuple[str, str]
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class Desk:
 
     def brush(self, element: str, low: float, high: float, *, snap: bool = True) -> bool:
         """Selects whole bins that [low, high) touches; False when nothing changed."""
-        drawing = charts.Drawing.of(self.spec, element, self.zone)
+        drawing = Drawing.of(self.spec, element, self.zone)
         width = drawing.query.bins.get(drawing.spec.x, 1.0)
         shift = 0.0 if drawing.spec.x in drawing.query.bins else 0.5
         if snap:
@@ -115,7 +117,7 @@ class Desk:
         label = self.spec.fields[column].label if column in self.spec.fields else ""
         label = label or column.replace("_", " ").capitalize()
         if isinstance(pick, Interval):
-            return label, charts.interval_text(charts.Drawing.of(self.spec, element, self.zone), pick.low, pick.high)
+            return label, charts.interval_text(Drawing.of(self.spec, element, self.zone), pick.low, pick.high)
         shown = ", ".join(pick.values[:3])
         return label, f"{shown} and {len(pick.values) - 3} more" if len(pick.values) > 3 else shown
 
@@ -134,6 +136,9 @@ class Desk:
     def wanted(self) -> dict[Slot, Question]:
         """Every slot's question in the present state."""
         found: dict[Slot, Question] = {}
+        if self.table:
+            asked = [name for name, param in self.spec.params.items() if not param.options]
+            found |= {("", f"options {name}"): self._compiler.options(name) for name in asked}
         for name, spec in self.spec.elements.items():
             if spec.kind not in ASKING:
                 continue
@@ -230,6 +235,16 @@ class Desk:
         """The newest commit that an answer here covers."""
         return max((one.commit_time for one in self._timed() if one.commit_time), default=None)
 
+    @property
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """What params without options of their own offer; sorted, so that chips do not move."""
+        found = {}
+        for name, param in self.spec.params.items():
+            if (answer := self.answer("", f"options {name}")) is not None:
+                known = [one for one in values(answer.rows, param.column) if one is not None]
+                found[name] = tuple(sorted(cards.key_of(one) or "" for one in known))
+        return found
+
     # -- views --------------------------------------------------------------------------------------------------------
     def answer(self, element: str, role: str = "now") -> Answer | None:
         held = self._held.get((element, role))
@@ -271,12 +286,12 @@ class Desk:
                 return View(status, cards.multiples(self.spec, spec, now.rows, self.zone))
             case "dead_letters":
                 facts = self._board.world.tables.get(self._compiler.full_name(spec.table)) if spec.table else None
-                return View(status, cards.dead_letters(self.spec, spec, now.rows, facts.row_count if facts else 0))
+                return View(status, cards.dead_letters(self.spec, spec, now.rows, facts))
         return View("ok", cards.summary(self.spec, spec, now))
 
-    def drawing(self, element: str) -> charts.Drawing:
+    def drawing(self, element: str) -> Drawing:
         """How an element is drawn in the present zone and range."""
-        return charts.Drawing.of(self.spec, element, self.zone, self._compiler.bucket(element))
+        return Drawing.of(self.spec, element, self.zone, self._compiler.bucket(element))
 
     def _chart(self, element: str, now: Answer) -> View:
         drawing = self.drawing(element)
@@ -358,8 +373,9 @@ class Desk:
         self._forecasts[element] = (ask, self._forecasts.get(element, (ask, None))[1])
         try:
             answer: Answer | None = await self._hub.forecast(ask)
-        except MillraceError:
+        except MillraceError as error:
             answer = None  # a series that cannot be forecast has no band; the bars stand
+            log.info("no forecast for %s: %s [%s]", element, error.message, error.reason)
         if not self._closed:
             self._forecasts[element] = (ask, answer)
             self.mailbox.post((element, "forecast"))

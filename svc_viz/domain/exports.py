@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from millrace.errors import FieldInvalid
-from svc_viz.domain.charts import DRAWN
 from svc_viz.domain.compiling import Compiler
+from svc_viz.domain.drawings import DRAWN
 from svc_viz.domain.results import csv_bytes, trimmed
 from svc_viz.domain.state import PageState
 from svc_viz.domain.validation import ASKING, nearest

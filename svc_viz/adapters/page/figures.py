@@ -19,7 +19,8 @@ from bokeh.models import (
 from bokeh.models.annotations import BoxAnnotation
 from bokeh.plotting import figure
 
-from svc_viz.domain.charts import Drawing, Plot
+from svc_viz.domain.charts import Plot
+from svc_viz.domain.drawings import Drawing
 
 INITIAL = {
     "ok": "#3f84dc",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from svc_viz.domain.charts import DRAWN
+from svc_viz.domain.drawings import DRAWN
 from svc_viz.domain.validation import cells_of
 from svc_viz.ports import Dashboard, DashboardSpec, ElementSpec
 

@@ -12,7 +12,8 @@ from bokeh.themes import Theme
 
 from millrace.errors import FieldInvalid
 from svc_viz.adapters.page.figures import Chart, build
-from svc_viz.domain.charts import DRAWN, Drawing, plot
+from svc_viz.domain.charts import plot
+from svc_viz.domain.drawings import DRAWN, Drawing
 from svc_viz.domain.results import columns_of, text_rows
 from svc_viz.ports import Dashboard
 

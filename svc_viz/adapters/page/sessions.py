@@ -17,8 +17,8 @@ from svc_viz.adapters.page.figures import Chart, build
 from svc_viz.adapters.page.models import Panel, Wire
 from svc_viz.domain import cards, pipelines
 from svc_viz.domain.board import NoticeBoard
-from svc_viz.domain.charts import DRAWN, Drawing
 from svc_viz.domain.desk import Desk
+from svc_viz.domain.drawings import DRAWN, Drawing
 from svc_viz.domain.measures import range_s
 from svc_viz.domain.state import Interval, PageState, encode
 from svc_viz.domain.validation import cells_of
@@ -122,7 +122,6 @@ class DashboardSession:
         self._charts: dict[str, Chart] = {}
         self._panels: dict[str, Panel] = {}
         self._wire = Wire()
-        self._options: dict[str, tuple[str, ...]] = {}
         with doc.models.freeze():
             self._build()
         self._pump = Pump(doc, self._wire, desk.spec.live.max_rate_hz, self._draw, desk.mailbox.wait)
@@ -264,7 +263,7 @@ class DashboardSession:
             "range": desk.range,
             "zone": desk.zone,
             "query": encode(desk.state),
-            "params": cards.chips(desk.spec, desk.state.params, self._options),
+            "params": cards.chips(desk.spec, desk.state.params, desk.options),
             "picks": [
                 dict(zip(("label", "text"), desk.picked_text(name), strict=True), id=name) for name in desk.state.picks
             ],

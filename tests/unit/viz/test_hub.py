@@ -95,6 +95,7 @@ async def test_a_desk_draws_every_element_and_only_affected_questions_run_again(
     assert answers.asked - before <= 6, "its own chart and the unfiltered card are not asked again"
     assert desk.picked_text("hist") == ("Delay", "10–45 min")
     assert not desk.brush("hist", 12.0, 47.0), "nothing changed, nothing is asked"
+    assert desk.options == {"origin": ("EWR", "JFK", "LGA")}
     desk.close()
     assert hub.streams == 0
     await hub.close()

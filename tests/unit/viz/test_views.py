@@ -13,6 +13,7 @@ import pytest
 from svc_viz.adapters.memory.answers import MemoryAnswers
 from svc_viz.domain import cards, charts
 from svc_viz.domain.compiling import Compiler
+from svc_viz.domain.drawings import Drawing
 from svc_viz.domain.numbers import nice_ceiling, number_text, signed_text, state_of
 from svc_viz.domain.results import csv_bytes, trimmed
 from svc_viz.domain.state import PageState
@@ -26,20 +27,20 @@ async def answered(answers: MemoryAnswers, element: str) -> Answer:
 
 
 async def test_a_stacked_chart(answers: MemoryAnswers) -> None:
-    drawn = charts.plot(charts.Drawing.of(SPEC, "ts", "America/New_York"), (await answered(answers, "ts")).rows)
+    drawn = charts.plot(Drawing.of(SPEC, "ts", "America/New_York"), (await answered(answers, "ts")).rows)
     assert [one.label for one in drawn.series] == ["On time", "late", "cancelled"]
     assert drawn.titles[0] == "Mon 01 Jul 08:00"
     assert [float(one[0]) for one in drawn.tops] == [3, 5, 5]
     assert drawn.right[0] - drawn.left[0] == 3_600_000
     assert drawn.texts[1] == ("0", "0", "0"), "an hour without flights is 0 by fill: zero"
     assert "3 bars" in drawn.summary
-    table = charts.twin(charts.Drawing.of(SPEC, "ts", "America/New_York"), drawn)
+    table = charts.twin(Drawing.of(SPEC, "ts", "America/New_York"), drawn)
     assert len(table["rows"]) == len(drawn.left)
 
 
 async def test_a_histogram_is_coloured_by_threshold_and_keeps_null_out_of_the_axis(answers: MemoryAnswers) -> None:
     rows = (await answered(answers, "hist")).rows
-    drawing = charts.Drawing.of(SPEC, "hist", "UTC")
+    drawing = Drawing.of(SPEC, "hist", "UTC")
     drawn = charts.plot(drawing, rows)
     assert [one.label for one in drawn.series] == ["< 15 min", "≥ 15 min"]
     assert drawn.titles[-1] == "60 and more min"
@@ -120,7 +121,7 @@ def test_events_stand_on_the_time_axis() -> None:
     )
     notes = charts.notes_of([pa.table({"time": at, "label": ["storm", "long ago", "never"]})], "America/New_York")
     hours = pa.table({"time": at.slice(0, 1), "status": ["late"], "n": [3]})
-    drawn = charts.plot(charts.Drawing.of(SPEC, "ts", "America/New_York"), hours, notes=notes)
+    drawn = charts.plot(Drawing.of(SPEC, "ts", "America/New_York"), hours, notes=notes)
     assert [note.text for note in drawn.notes] == ["Mon 01 Jul 08:05 storm"]
 
 
@@ -129,4 +130,4 @@ def test_long_ranges_get_longer_buckets() -> None:
     asked = Compiler(DASHBOARD, PageState(range="all"), FACTS)
     assert asked.bucket("ts") == "1d"
     assert asked.question("ts").dimensions[0].unit == "d"
-    assert charts.Drawing.of(SPEC, "ts", "UTC", "6h").per == "per 6 hours"
+    assert Drawing.of(SPEC, "ts", "UTC", "6h").per == "per 6 hours"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
-from millrace.errors import SourceUnavailable
+from millrace.errors import MillraceError, SourceUnavailable
 from millrace.failpoints import failpoint
 from svc_extract.adapters.connectors.files.checking import check_files
 from svc_extract.adapters.connectors.files.listing import Roots, Sight
@@ -14,6 +14,7 @@ from svc_extract.adapters.connectors.files.options import FilesOptions, Format, 
 from svc_extract.adapters.connectors.files.parquet import parquet_steps
 from svc_extract.adapters.connectors.files.places import Place, matched, parse_all
 from svc_extract.adapters.connectors.files.text import Step, open_text
+from svc_extract.domain.merging import Merger
 from svc_extract.domain.parsing.parsed import pieces
 from svc_extract.ports import (
     CheckReport,
@@ -52,12 +53,22 @@ class FilesConnector:
         options = options_from(spec.options)
         reading = _Reading(self._roots, options, table, until, parse_all(start.parts if start else {}))
         while True:
-            read_any = False
+            read_any, merger, failure = False, Merger(), None
             for sight in await asyncio.to_thread(reading.look):
                 steps = reading.steps(sight)
-                while (chunk := await asyncio.to_thread(next, steps, None)) is not None:
-                    read_any = read_any or bool(chunk.records)
-                    yield chunk
+                try:
+                    while (chunk := await asyncio.to_thread(next, steps, None)) is not None:
+                        read_any = read_any or bool(chunk.records)
+                        if not merger.fits(chunk) and (whole := merger.take()) is not None:
+                            yield whole
+                        merger.add(chunk)
+                except MillraceError as error:
+                    failure = error
+                    break
+            if (rest := merger.take()) is not None:
+                yield rest
+            if failure is not None:  # what was read before is out
+                raise failure
             if until is Until.END or (until is Until.CAUGHT_UP and not read_any):
                 return
             if not read_any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import cast
 
 import pyarrow as pa
@@ -69,16 +70,22 @@ class DuckDbEngine:
             yield DuckDbResult(result)
 
 
+@lru_cache(maxsize=256)
+def _parsed(sql: str, namespace: str) -> Text:
+    """Live questions are planned again with every change, with the same text."""
+    parsed = parse(sql)
+    return Text(
+        tables={ref: ref.full_name(namespace) for ref in parsed.tables},
+        parameters=frozenset(parsed.parameters),
+        volatile=frozenset(parsed.volatile),
+    )
+
+
 class DuckDbLanguage:
     """`svc_analysis.ports.Language`."""
 
     def parse(self, sql: str, namespace: str) -> Text:
-        parsed = parse(sql)
-        return Text(
-            tables={ref: ref.full_name(namespace) for ref in parsed.tables},
-            parameters=frozenset(parsed.parameters),
-            volatile=frozenset(parsed.volatile),
-        )
+        return _parsed(sql, namespace)
 
     def total_order(self, sql: str, columns: int) -> str:
         return with_total_order(sql, columns)

@@ -88,7 +88,7 @@ class Queries:
             raise FieldInvalid("0 (1,000,000) or more rows are expected", field="max_rows")
         token = tokens.decode(resume_token, question.fingerprint) if resume_token else None
         if token is not None:
-            question = replace(question, versions=token.versions(self._planner.tables_of(question)))
+            question = replace(question, versions=token.versions(await self._planner.tables_of(question)))
         plan = await self._planner.plan(question, resumable=resumable)
         if token is not None:
             token.check_uids(plan.uids)

@@ -180,9 +180,9 @@ class LiveQuestions:
     @contextlib.asynccontextmanager
     async def follow(self, asked: LiveQuestion, min_interval_s: float) -> AsyncIterator[Computation]:
         """The computation of `asked`, shared with all who ask the same; the last one to leave ends it."""
+        tables = await self._planner.tables_of(asked.question)
         computation = self._open.get(asked.key)
         if computation is None or computation.failure is not None:
-            tables = self._planner.tables_of(asked.question)
             computation = Computation(asked, tables, self._planner, self._engine, self._watches)
             self._open[asked.key] = computation
         who = object()

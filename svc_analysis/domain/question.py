@@ -12,7 +12,7 @@ import pyarrow as pa
 from millrace.errors import FieldInvalid, SqlInvalid
 from svc_analysis.domain.resolve import names_storage_columns, resolve, time_column
 from svc_analysis.domain.spec import Spec
-from svc_analysis.ports import Engine, Language, Pinned, Ref, Statement, Tables
+from svc_analysis.ports import Engine, Language, Pinned, Ref, Statement, Tables, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,16 @@ class Planner:
         self._tables, self._engine, self._language = tables, engine, language
         self._highs: dict[tuple[str, int, str], int | None] = {}
 
-    def tables_of(self, question: Question) -> tuple[str, ...]:
+    async def tables_of(self, question: Question) -> tuple[str, ...]:
         """Full names of the tables that the question reads. Raises SqlInvalid."""
         if isinstance(question.asked, Spec):
             return (question.asked.table,)
-        return tuple(sorted(set(self._language.parse(question.asked.sql, question.namespace).tables.values())))
+        text = await self._parse(question.asked, question)
+        return tuple(sorted(set(text.tables.values())))
+
+    async def _parse(self, asked: SqlText, question: Question) -> Text:
+        """Off the loop: a hostile text may keep the parser busy for seconds."""
+        return await asyncio.to_thread(self._language.parse, asked.sql, question.namespace)
 
     async def plan(self, question: Question, *, resumable: bool = False) -> Plan:
         """Pins every table and makes the text. Raises FieldInvalid, FieldRequired, SqlInvalid, and what pinning raises."""
@@ -95,7 +100,7 @@ class Planner:
 
     # -- SQL -------------------------------------------------------------------------------------------------------------
     async def _plan_text(self, asked: SqlText, question: Question, resumable: bool) -> Plan:
-        text = self._language.parse(asked.sql, question.namespace)
+        text = await self._parse(asked, question)
         _check_parameters(text.parameters, asked.params)
         by_name: dict[str, list[Ref]] = {}
         for ref, name in text.tables.items():

@@ -176,7 +176,7 @@ class Subscriptions:
             raise FieldRequired("UPSERT needs the columns that name a row", field="key_columns")
         if wish.resume_token:
             token = tokens.decode(wish.resume_token, wish.fingerprint)
-            token.versions(self._planner.tables_of(wish.live.question))
+            token.versions(await self._planner.tables_of(wish.live.question))
         schema = await self._planner.columns(await self._planner.plan(wish.live.question))
         live = replace(wish.live, max_rows=wish.live.max_rows or DEFAULT_MAX_ROWS)
         async with self._live.follow(live, wish.min_interval_s) as computation:

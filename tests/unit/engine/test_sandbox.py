@@ -33,6 +33,7 @@ ACCEPTED = {
     "select first(a), lag(a, 1) over (partition by b order by c) from t qualify row_number() over () = 1": {"t"},
     "select extract(year from a), substring(a from 1 for 2), a at time zone 'UTC', a ~ 'x', a ->> '$.x' from t": {"t"},
     "select * from range(10), generate_series(1, 2) with ordinality": set(),
+    "values " + ", ".join(f"({i}, ')')" for i in range(2000)): set(),
 }
 
 REFUSED = {
@@ -91,13 +92,19 @@ REFUSED = {
     "select * from t join u on getenv('x') = 'y'": "getenv",
     "select 'x'::regclass": "regclass",
     "select default": "DEFAULT",
-    "select " + "(" * 2000 + "1" + ")" * 2000: "depth",
+    "select " + "(" * 2000 + "1" + ")" * 2000: "deeply",
+    "select * from " + "(" * 30_000 + "t" + ")" * 30_000: "nested too deeply",
+    "select * from " + "(/*)*/" * 3_000 + "t": "block comments",
+    "select * from " + "($$)$$" * 3_000 + "t": "dollar quotes",
+    "select e'\\'' || '" + "(" * 600 + "'": "E'' strings",
+    "select ['" + "]" * 600 + "'" + ", [" * 600 + "1": "nested too deeply",
     "select": "parsed",
+    "select '\x00'; drop table t": "NUL",
     "select '" + "x" * 70_000 + "'": "64 KiB",
 }
 
 
-@pytest.mark.parametrize(("sql", "tables"), ACCEPTED.items())
+@pytest.mark.parametrize(("sql", "tables"), ACCEPTED.items(), ids=[sql[:40] for sql in ACCEPTED])
 def test_ordinary_selects_pass_and_name_their_tables(sql: str, tables: set[str]) -> None:
     assert {str(ref) for ref in parse(sql).tables} == tables
 

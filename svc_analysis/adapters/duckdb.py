@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import cast
 
 import pyarrow as pa
@@ -27,8 +27,8 @@ _SCHEMA = "q"
 class DuckDbResult:
     """Batches in canonical types."""
 
-    def __init__(self, result: run.Result) -> None:
-        self._result = result
+    def __init__(self, engine: run.Engine, result: run.Result) -> None:
+        self._engine, self._result = engine, result
         self._schema: pa.Schema = canonical_schema(_typed(result.schema))
 
     @property
@@ -37,7 +37,13 @@ class DuckDbResult:
 
     async def __aiter__(self) -> AsyncIterator[pa.RecordBatch]:
         async for batch in self._result:
-            yield normalise(batch if batch.schema.equals(self._schema) else batch.cast(_typed(batch.schema)))
+            if batch.schema.types != self._schema.types:
+                batch = await self._engine.run(partial(_canonical, batch))
+            yield batch
+
+
+def _canonical(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return normalise(batch.cast(_typed(batch.schema)))
 
 
 def _typed(schema: pa.Schema) -> pa.Schema:
@@ -67,7 +73,7 @@ class DuckDbEngine:
             deterministic=deterministic,
         )
         async with opened as result:
-            yield DuckDbResult(result)
+            yield DuckDbResult(self._engine, result)
 
 
 @lru_cache(maxsize=256)

@@ -177,7 +177,7 @@ class QueryResponse(_message.Message):
     """Means "after this message"; empty where the order is not total: a client then restarts only if it handed no row on."""
     @_builtins.property
     def header(self) -> Global___QueryHeader:
-        """First."""
+        """First, but for heartbeats while the engine works."""
 
     @_builtins.property
     def batch(self) -> _types_pb2.Batch:
@@ -185,7 +185,7 @@ class QueryResponse(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___QueryProgress:
-        """At most one a second while the engine works."""
+        """At most one a second while the engine works, where the engine can say how far it is."""
 
     @_builtins.property
     def heartbeat(self) -> _types_pb2.Heartbeat:
@@ -423,7 +423,7 @@ class SubscribeResponse(_message.Message):
     """Means "after this message"; on `commit` and `heartbeat`."""
     @_builtins.property
     def header(self) -> Global___SubscribeHeader:
-        """First."""
+        """First, and again when the columns changed: a frame REPLACE with reason SCHEMA follows."""
 
     @_builtins.property
     def begin(self) -> Global___FrameBegin:
@@ -518,7 +518,7 @@ class FrameBegin(_message.Message):
     kind: Global___FrameKind.ValueType
     """How it changes the result."""
     reason: _builtins.str
-    """Why REPLACE: FIRST, MODE, LARGE_CHANGE, TABLE_RECREATED, RESUMED; empty for DELTA."""
+    """Why REPLACE: FIRST, MODE, LARGE_CHANGE, TABLE_RECREATED, RESUMED, SCHEMA; empty for DELTA."""
     def __init__(
         self,
         *,

@@ -253,7 +253,7 @@ class QuerySpec(_message.Message):
     time_column: _builtins.str
     """The column that `time_range` and `last` speak of; empty means the table's event-time column."""
     last_seconds: _builtins.float
-    """Only the newest part of the time: this many seconds before the table's highest event time. 0: all."""
+    """Only the newest part of the time: after `last_seconds` before the highest time of this version, the highest included. 0: all."""
     fill: Global___Fill.ValueType
     """What stands in an empty bucket; required when a dimension is a time bucket or a bin."""
     limit: _builtins.int
@@ -351,7 +351,7 @@ Global___Dimension: _TypeAlias = Dimension  # noqa: Y015
 
 @_typing.final
 class TimeBucket(_message.Message):
-    """Time cut into half-open buckets, named by their start."""
+    """Time cut into half-open buckets, named by their start. Rows whose time is NULL lie in none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +366,7 @@ class TimeBucket(_message.Message):
     count: _builtins.int
     """How many units a bucket is long, 1 to 10,000; 0 means 1."""
     zone: _builtins.str
-    """IANA zone for days and longer and for the phase of multi-hour buckets; empty means UTC."""
+    """IANA zone for days and longer and for the phase of hours: several hours count from each local midnight where they divide a day. Empty means UTC."""
     def __init__(
         self,
         *,
@@ -385,7 +385,7 @@ Global___TimeBucket: _TypeAlias = TimeBucket  # noqa: Y015
 
 @_typing.final
 class Bin(_message.Message):
-    """Numbers cut into half-open bins, named by their lower edge."""
+    """Numbers cut into half-open bins, named by their lower edge (a double). NULL and NaN lie in none, infinities only where the clamps say."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -229,7 +229,7 @@ class StatisticsWarning(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Machine-readable: ALIASED_COLUMNS, HIGH_LEVERAGE, HETEROSCEDASTIC, AUTOCORRELATED, SHORT_SERIES, CONSTANT, GAPS."""
+    """Machine-readable: ALIASED_COLUMNS, HIGH_LEVERAGE, HETEROSCEDASTIC, AUTOCORRELATED, SHORT_SERIES, CONSTANT, GAPS, THETA_FAILED."""
     text: _builtins.str
     """For people."""
     @_builtins.property

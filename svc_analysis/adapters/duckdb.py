@@ -16,6 +16,7 @@ from millrace.engine.pinned import PinnedTable
 from millrace.engine.pinned import Statement as EngineStatement
 from millrace.engine.sandbox import parse, with_total_order
 from millrace.engine.views import quote
+from millrace.errors import SqlInvalid
 from svc_analysis.adapters.compile.queries import compile_highest, compile_spec
 from svc_analysis.domain.resolve import Resolved
 from svc_analysis.ports import Pinned, Ref, Result, Statement, Text
@@ -29,6 +30,11 @@ class DuckDbResult:
 
     def __init__(self, engine: run.Engine, result: run.Result) -> None:
         self._engine, self._result = engine, result
+        names = result.schema.names
+        if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+            raise SqlInvalid(
+                f"two columns of the result are called `{twice}`", hint="give one of them another name: AS"
+            )
         self._schema: pa.Schema = canonical_schema(_typed(result.schema))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from svc_analysis.domain.frames import Frame
 from svc_analysis.domain.question import Plan, Planner, Question
 from svc_analysis.domain.watching import TableWatch, Watches
 from svc_analysis.ports import Engine
+
+_log = logging.getLogger(__name__)
 
 _MOVED = (TableNotFound, TableRecreated, VersionExpired, VersionInFuture)
 """The tables moved while they were read: look again. Whether one is gone for good, its watch says."""
@@ -83,6 +86,7 @@ class Computation:
         except MillraceError as error:
             self.failure = error
         except Exception as error:
+            _log.exception("a live question broke")
             self.failure = Unexpected("the live question broke")
             self.failure.__cause__ = error
         self._tell()

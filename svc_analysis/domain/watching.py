@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
@@ -10,6 +11,8 @@ from typing import cast
 from millrace.errors import MillraceError, RetryLater, Unexpected
 from svc_analysis.domain import background
 from svc_analysis.ports import Change, Tables
+
+_log = logging.getLogger(__name__)
 
 
 class TableWatch:
@@ -54,6 +57,7 @@ class TableWatch:
             except MillraceError as error:
                 self.failure = error
             except Exception as error:
+                _log.exception("the watch of a table broke")
                 self.failure = Unexpected(f"the watch of `{self.name}` broke")
                 self.failure.__cause__ = error
         self._wake()

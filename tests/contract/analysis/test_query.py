@@ -149,6 +149,7 @@ async def test_without_a_total_order_there_is_no_token(analysis: Analysis) -> No
         ({"spec": {}}, errors.FieldRequired, "spec.table"),
         ({"sql": {"text": "select * from nope"}}, errors.TableNotFound, ""),
         ({"sql": {"text": "select nope from t"}}, errors.SqlInvalid, ""),
+        ({"sql": {"text": "select 1 as a, 2 as a"}}, errors.SqlInvalid, ""),
         ({"sql": {"text": "select 'x'::int"}}, errors.SqlInvalid, ""),
         ({"sql": {"text": "select interval 1 day as d"}}, errors.UnsupportedType, "d"),
         ({"spec": {"table": "a/b"}}, errors.FieldInvalid, "spec.table"),

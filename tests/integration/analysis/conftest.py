@@ -48,10 +48,15 @@ async def append(connection: Connection, name: str, rows: pa.Table, writer: str)
         return (await appender.finish()).version
 
 
+SPEC = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
+
+
+def storage_env(data: Path) -> dict[str, str]:
+    return {"MILLRACE_STORAGE_DATA_DIR": str(data), "MILLRACE_STORAGE_DIRECT_FILES": "true"}
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     data = tmp_path / "data"
-    env = {"MILLRACE_STORAGE_DATA_DIR": str(data), "MILLRACE_STORAGE_DIRECT_FILES": "true"}
-    spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
-    async with running(spec, env, home=tmp_path) as served:
+    async with running(SPEC, storage_env(data), home=tmp_path) as served:
         yield Store(served, data)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,33 @@ from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from svc_analysis.__main__ import compose
 from svc_analysis.config import Settings
-from tests.integration.analysis.conftest import Store
+from tests.integration.analysis.conftest import SPEC as STORAGE
+from tests.integration.analysis.conftest import Store, storage_env
 from tests.integration.analysis.test_files import NAME, SCHEMA, rows
+
+
+def analysis_env(data: Path, work: Path) -> dict[str, str]:
+    return {
+        "MILLRACE_ANALYSIS_DATA_DIR": str(data),
+        "MILLRACE_ANALYSIS_WORK_DIR": str(work),
+        "MILLRACE_ANALYSIS_MEMORY_MB": "200",
+    }
+
+
+SPEC = ServiceSpec(name="analysis", settings=Settings.from_env, compose=compose)
 
 
 @pytest.fixture
 async def analysis(store: Store, tmp_path: Path) -> AsyncIterator[Served]:
-    env = {
-        "MILLRACE_ANALYSIS_DATA_DIR": str(store.data),
-        "MILLRACE_ANALYSIS_WORK_DIR": str(tmp_path / "work"),
-        "MILLRACE_ANALYSIS_MEMORY_MB": "200",
-    }
-    spec = ServiceSpec(name="analysis", settings=Settings.from_env, compose=compose)
-    async with running(spec, env, home=tmp_path, targets={"storage": store.served.target}) as served:
+    env = analysis_env(store.data, tmp_path / "work")
+    async with running(SPEC, env, home=tmp_path, targets={"storage": store.served.target}) as served:
         yield served
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 async def ask(served: Served, sql: str, principal: str = "local") -> list[tuple[Any, ...]]:
@@ -147,3 +162,23 @@ async def test_both_encodings_over_direct_files(store: Store, analysis: Served) 
     batches = [m.batch.arrow async for m in stub.Query(request) if m.HasField("batch")]
     tables = [pa.ipc.open_stream(data).read_all() for data in batches]
     assert pa.concat_tables(tables)["id"].to_pylist() == [0, 1, 2]
+
+
+async def test_a_subscription_outlives_storage(tmp_path: Path) -> None:
+    """Storage dies and comes back on the same port: the subscriber sees no error, only newer frames."""
+    data, port = tmp_path / "data", free_port()
+    async with AsyncExitStack() as stack:
+        async with running(STORAGE, storage_env(data), home=tmp_path, port=port) as first:
+            store = Store(first, data)
+            await store.create(NAME, SCHEMA)
+            await store.append(NAME, rows(0, 3))
+            env = analysis_env(data, tmp_path / "work")
+            targets = {"storage": first.target}
+            analysis = await stack.enter_async_context(running(SPEC, env, home=tmp_path, targets=targets))
+            stub = analysis_pb2_grpc.AnalysisServiceStub(analysis.channel("local"))
+            call = stub.Subscribe(analysis_pb2.SubscribeRequest(sql={"text": "select id from t"}))
+            assert (await commit(call)).row_count == 3
+        async with running(STORAGE, storage_env(data), home=tmp_path, port=port) as second:
+            await Store(second, data).append(NAME, rows(3, 4), writer="after")
+            assert (await commit(call)).row_count == 7
+            call.cancel()

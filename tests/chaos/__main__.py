@@ -1,12 +1,14 @@
 """Episodes by seed: `python -m tests.chaos [--episodes 100] [--seed 0] [--from A --to B]`. Ends 1 when one failed.
 
-Each episode is one line here and one of JSON in build/chaos.jsonl; with --write, docs/faults.md gets the table of all episodes there.
+Each episode is one line here and one of JSON in build/chaos.jsonl; once the whole range is there, docs/faults.md gets its tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.chaos.episode import play, replay_command
 from tests.chaos.nursery import Nursery
 from tests.chaos.plan import draw
 from tests.chaos.postgres import Server
-from tests.chaos.report import RESULTS
+from tests.chaos.report import RESULTS, write
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "chaos"

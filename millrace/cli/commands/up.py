@@ -50,6 +50,8 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
         raise click.UsageError("--no-demo and --fresh-demo exclude each other")
     settings.home = settings.home.expanduser().absolute()
 
+    lines: list[asyncio.Task[None]] = []  # asyncio keeps no task alive by itself
+
     async def on_ready(endpoints: Endpoints) -> None:
         note(f"all {len(endpoints.services)} services serve", "green")
         if not no_demo:
@@ -57,6 +59,8 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
 
     def on_serving(endpoints: Endpoints) -> None:
         print(_banner(endpoints, settings, detach=detach, demo=not no_demo), flush=True)
+        if not detach:
+            lines.append(asyncio.get_running_loop().create_task(_beat(settings), name="status lines"))
 
     note(f"starting the five services in {settings.home}")
     ctx.exit(
@@ -90,6 +94,12 @@ async def _demo(settings: Settings, fresh: bool) -> None:
     except asyncio.CancelledError:
         note("demo: left where it was; the next start goes on")
         raise
+
+
+async def _beat(settings: Settings) -> None:
+    from millrace.cli.pulse import beat
+
+    await beat(settings)
 
 
 def _banner(endpoints: Endpoints, settings: Settings, *, detach: bool, demo: bool) -> str:

@@ -35,7 +35,7 @@ async def run_demo(settings: Settings, *, fresh: bool = False) -> None:
     if not (FOLDER / "pipeline.yaml").exists():
         raise DemoFailed("this installation has no examples folder")
     await _prepare(settings.home / "demo")
-    pipelines = read_all((FOLDER,))
+    pipelines = read_all((FOLDER,), settings.namespace)
 
     async def work(session: Session) -> None:
         for pipeline in pipelines if fresh else ():

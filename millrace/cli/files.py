@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
@@ -84,8 +85,22 @@ def _infer_text(layout: Layout) -> pa.Schema:
     options = {"block_size": len(data) + 1}
     if layout.format == "csv":
         read = pa.csv.ReadOptions(**options)
-        return pa.csv.read_csv(io.BytesIO(data), read, _parse(layout), _convert(layout, None)).schema
+        found = pa.csv.read_csv(io.BytesIO(data), read, _parse(layout), _convert(layout, None)).schema
+        return _without_lost_digits(layout, data, read, found)
     return pa.json.read_json(io.BytesIO(data), pa.json.ReadOptions(**options)).schema
+
+
+def _without_lost_digits(layout: Layout, data: bytes, read: Any, schema: pa.Schema) -> pa.Schema:
+    """pyarrow takes whole numbers above 64 bits for floats; they are names of things: text."""
+    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+    if not floats:
+        return schema
+    convert = pa.csv.ConvertOptions(include_columns=floats, column_types=dict.fromkeys(floats, pa.string()))
+    table = pa.csv.read_csv(io.BytesIO(data), read, _parse(layout), convert)
+    for name in floats:
+        if pc.any(pc.match_substring_regex(table[name], r"^\s*[-+]?\d{16,}\s*$")).as_py():
+            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.string()))
+    return schema
 
 
 def _kind(field: pa.Field) -> pa.DataType:

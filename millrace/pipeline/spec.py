@@ -59,10 +59,12 @@ class Pipeline:
         )
 
 
-def read_pipeline(text: str, file: str) -> Pipeline:
-    """Reads a pipeline file (or one of loose parts, or of one dashboard: its `name` stays empty). Raises PipelineInvalid with every mistake that it has."""
+def read_pipeline(text: str, file: str, namespace: str = "default") -> Pipeline:
+    """Reads a pipeline file (or one of loose parts, or of one dashboard: its `name` stays empty). `namespace`: where the file names none.
+
+    Raises PipelineInvalid with every mistake that it has."""
     problems = Problems(file)
-    pipeline = Pipeline()
+    pipeline = Pipeline(namespace=namespace)
     nodes = parse(text, file)
     if not nodes:
         problems.found.append(Problem(file, 1, 1, "", "the file is empty"))
@@ -83,13 +85,17 @@ def _read_document(pipeline: Pipeline, node: yaml.Node, problems: Problems) -> N
         problems.add(node, "spec", "missing")
     elif kind in ("Pipeline", "Parts"):
         if kind == "Pipeline" and pipeline.name:
-            problems.add(node, "", f"a second pipeline in one file: `{pipeline.name}` stands above; give it its own file")
+            problems.add(
+                node, "", f"a second pipeline in one file: `{pipeline.name}` stands above; give it its own file"
+            )
         pipeline.name = name if kind == "Pipeline" else pipeline.name
         _read_parts(pipeline, head["spec"][1], problems)
     elif kind == "Dashboard":
         _read_dashboard(pipeline, name, head["spec"][1], "spec", problems)
     elif kind is not None:
-        problems.add(head["kind"][1], "kind", f"unknown kind `{kind}`{nearest(kind, ('Pipeline', 'Parts', 'Dashboard'))}")
+        problems.add(
+            head["kind"][1], "kind", f"unknown kind `{kind}`{nearest(kind, ('Pipeline', 'Parts', 'Dashboard'))}"
+        )
 
 
 def _word(head: Mapping[str, tuple[yaml.Node, yaml.Node]], key: str, node: yaml.Node, problems: Problems) -> str | None:

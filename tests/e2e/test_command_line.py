@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -162,6 +163,24 @@ def test_status_shows_all_and_nothing_wrong(stack: Stack, shop: Path) -> None:
     assert said["problems"] == []
     assert {one["name"].rsplit("/", 1)[1] for one in said["tables"]} >= {"orders", "customers", "paid"}
     assert "sources/default/orders" in stack.ok("status").out or "orders" in stack.ok("status").out
+
+
+def test_a_killed_service_is_named_and_comes_back(stack: Stack) -> None:
+    said = json.loads(stack.ok("status", "-o", "json").out)
+    pid = next(int(one["status"]["pid"]) for one in said["services"] if one["service"] == "analysis")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: "analysis" in wrong(stack), limit_s=40, what="analysis among what is wrong")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not wrong(stack), limit_s=60, what="all well again")
+    assert stack.one("SELECT 1") == 1
+
+
+def wrong(stack: Stack) -> str:
+    """The subjects of `status`'s problems."""
+    answer = json.loads(stack.ok("status", "-o", "json", "--timeout", "1").out)
+    return " ".join(problem["subject"] for problem in answer["problems"])
 
 
 def test_a_load_goes_on_where_it_was(stack: Stack, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
     sources and dashboards are created or changed; what is there already is left alone, so applying twice does nothing.
     A folder means its *.yaml files, together one pipeline.
     """
-    pipelines = read_all(files)
+    pipelines = read_all(files, settings.namespace)
 
     async def work(session: Session) -> None:
         with Reporter() as reporter:
@@ -43,8 +43,10 @@ def command(settings: Settings, files: tuple[Path, ...], dry_run: bool) -> None:
         note("nothing was changed")
 
 
-def read_all(paths: tuple[Path, ...]) -> list[Pipeline]:
-    """Every file, and every folder's files as one pipeline, checked. Raises PipelineInvalid with the mistakes of all of them."""
+def read_all(paths: tuple[Path, ...], namespace: str) -> list[Pipeline]:
+    """Every file, and every folder's files as one pipeline, checked; `namespace`: of files that name none.
+
+    Raises PipelineInvalid with the mistakes of all of them."""
     found: list[Pipeline] = []
     problems: list[Problem] = []
     for path in paths:
@@ -52,7 +54,7 @@ def read_all(paths: tuple[Path, ...]) -> list[Pipeline]:
         if not files:
             raise click.UsageError(f"no *.yaml lies in {path}")
         try:
-            found += _joined([_read(file) for file in files])
+            found += _joined([_read(file, namespace) for file in files])
         except PipelineInvalid as error:
             problems += error.problems
     if problems:
@@ -60,10 +62,11 @@ def read_all(paths: tuple[Path, ...]) -> list[Pipeline]:
     return found
 
 
-def _read(path: Path) -> Pipeline:
+def _read(path: Path, namespace: str) -> Pipeline:
     name = "stdin" if str(path) == "-" else str(path)
     try:
-        return read_pipeline(sys.stdin.read() if name == "stdin" else path.read_text(encoding="utf-8"), name)
+        text = sys.stdin.read() if name == "stdin" else path.read_text(encoding="utf-8")
+        return read_pipeline(text, name, namespace)
     except UnicodeDecodeError as error:
         raise PipelineInvalid([Problem(name, 1, 1, "", "not a text file in UTF-8")]) from error
 

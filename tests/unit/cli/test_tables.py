@@ -120,6 +120,23 @@ def test_load_creates_the_table_and_is_exactly_once(cli: Cli, tmp_path: Path) ->
     assert json.loads(cli("get", "table", "sales", "-o", "json").out)["row_count"] == "4"
 
 
+def test_whole_numbers_above_64_bits_keep_their_digits(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_bytes(b"\xef\xbb\xbfid,x\n99999999999999999999,1.5\n1,nan\n")
+    assert cli("load", str(path), "--table", "ids").code == 0
+    table = json.loads(cli("get", "table", "ids", "-o", "json").out)
+    kinds = [(field["name"], field["type"]["kind"]) for field in table["schema"]["fields"]]
+    assert kinds == [("id", "TYPE_KIND_STRING"), ("x", "TYPE_KIND_FLOAT")]
+
+
+def test_a_file_without_a_namespace_goes_where_the_command_says(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(ORDERS)
+    assert cli("apply", str(path), "-n", "elsewhere").code == 0
+    assert "orders" in cli("get", "tables", "-n", "elsewhere").out
+    assert cli("get", "pipeline", "shop", "-n", "elsewhere").code == 0
+
+
 def test_load_reads_parquet_and_json_lines(cli: Cli, tmp_path: Path) -> None:
     rows = pa.table({"n": pa.array(range(200_000)), "t": pa.array(["x"] * 200_000)})
     pq.write_table(rows, tmp_path / "many.parquet")
@@ -138,6 +155,8 @@ def test_load_reads_parquet_and_json_lines(cli: Cli, tmp_path: Path) -> None:
         ("id,at\n1\n", "ROW_INVALID", "Expected 2 columns"),
         ("id,at,price\n1,2024-01-01T00:00:00Z,-1\n", "ROW_INVALID", ""),
         ("", "ROW_INVALID", "Empty CSV file"),
+        ("id,id\n1,2\n", "SCHEMA_MISMATCH", "two columns are called `id`"),
+        ("\x00\x01\x02PNG\n\x00\x03", "SCHEMA_MISMATCH", ""),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(

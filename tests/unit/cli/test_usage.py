@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -51,12 +51,15 @@ def test_help_is_fast_and_loads_no_command() -> None:
     )
     said = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "[]"
-    took = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert millrace("--help").returncode == 0
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.4, took
+    assert min(cpu_seconds("--help") for _ in range(3)) < 0.4
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """What one command costs: the clock on the wall also counts whatever else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert millrace(*arguments).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(

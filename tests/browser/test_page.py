@@ -123,6 +123,21 @@ async def test_the_csv_is_the_query(open_page: Any, stage: Stage, element: str) 
         )
 
 
+async def test_a_chart_is_read_and_brushed_by_keys(open_page: Any) -> None:
+    page = await open_page()
+    await page.ready()
+    await page.page.focus("#card-hour .plot")
+    await page.page.keyboard.press("ArrowRight")
+    await page.until("!document.getElementById('tip').hidden")
+    said = await page.text("#say")
+    assert said.startswith("Hour 5")
+    await page.page.keyboard.press("Shift+ArrowRight")
+    await page.page.keyboard.press("Shift+ArrowRight")
+    await page.page.keyboard.press("Enter")
+    await page.until("document.querySelector('[data-chip=hour]')")
+    assert await page.text("[data-chip=hour]") == "Hour 5–7 h×"
+
+
 async def test_every_chart_has_a_table_and_a_summary(open_page: Any) -> None:
     page = await open_page()
     await page.ready()

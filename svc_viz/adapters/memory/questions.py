@@ -43,11 +43,17 @@ class Sql:
             if one.low is not None:
                 floor = f"greatest({one.low!r}, {floor})"
             return f"CASE WHEN {column} IS NOT NULL THEN {f'least({one.high!r}, {floor})' if one.high is not None else floor} END"
-        local = f"timezone('{one.zone}', {column})"
         if one.kind == "part":
+            local = f"timezone('{one.zone}', {column})"
             return {"hour": f"hour({local})", "weekday": f"isodow({local})", "month": f"month({local})"}[one.part]
-        cut = f"time_bucket(INTERVAL {int(one.count)} {UNITS[one.unit]}, {local if one.unit == 'd' else column})"
-        return f"timezone('{one.zone}', {cut})" if one.unit == "d" else cut
+        return self.cut(one, column)
+
+    def cut(self, one: Dimension, moment: str) -> str:
+        """The start of the bucket that `moment` lies in; days are the zone's."""
+        if one.unit != "d":
+            return f"time_bucket(INTERVAL {int(one.count)} {UNITS[one.unit]}, {moment})"
+        local = f"timezone('{one.zone}', {moment})"
+        return f"timezone('{one.zone}', time_bucket(INTERVAL {int(one.count)} day, {local}))"
 
     def measure(self, one: Measure) -> str:
         column = quoted(one.column) if one.column else "*"
@@ -92,7 +98,7 @@ class Sql:
         return f"${len(self.params)}" + ("::TIMESTAMPTZ" if isinstance(value, datetime) else "")
 
     def filled(self, inner: str) -> str:
-        """Buckets and bins between the first and the last that have no rows, for each group."""
+        """Buckets and bins that have no rows, for each group: from the first to the last, or all within the clamp. NULL lies in none."""
         asked = self.question
         axis = next((one for one in asked.dimensions if one.kind in {"bucket", "bin"}), None)
         if axis is None or not asked.fill:
@@ -100,10 +106,17 @@ class Sql:
         name = quoted(axis.name)
         step = f"INTERVAL {int(axis.count)} {UNITS[axis.unit]}" if axis.kind == "bucket" else f"{axis.width!r}::DOUBLE"
         others = [quoted(one.name) for one in asked.dimensions if one is not axis]
-        spread = f"SELECT unnest(generate_series(min({name}), max({name}), {step})) AS {name} FROM grouped"
-        if axis.kind == "bin":
-            at = f"min({name}) + i * {step}"
-            spread = f"SELECT {at} AS {name} FROM grouped, range(0, 100000) t(i) GROUP BY i HAVING {at} <= max({name})"
+        start = f"min({name})" if axis.low is None else f"{axis.low!r}"
+        end = f"max({name})" if axis.high is None else f"{axis.high!r}"
+        if axis.kind == "bucket" and asked.last_s:  # the whole range, also where its ends have no rows
+            high = f"(SELECT max({quoted(self.time)}) FROM source)"
+            start, end = self.cut(axis, f"{high} - INTERVAL {int(asked.last_s)} second"), self.cut(axis, high)
+            spread = f"SELECT unnest(generate_series({start}, {end}, {step})) AS {name}"
+        elif axis.kind == "bin":
+            at = f"{start} + i * {step}"
+            spread = f"SELECT {at} AS {name} FROM grouped, range(0, 100000) t(i) GROUP BY i HAVING {at} <= {end}"
+        else:
+            spread = f"SELECT unnest(generate_series({start}, {end}, {step})) AS {name} FROM grouped"
         keys = f"(SELECT DISTINCT {', '.join(others)} FROM grouped)" if others else "(SELECT 1)"
         on = " AND ".join(
             [
@@ -122,9 +135,8 @@ class Sql:
         chosen = ", ".join(
             [*shown, *(f"{text} AS {quoted(one.name)}" for text, one in zip(numbers, asked.measures, strict=True))]
         )
-        nulls = f" UNION ALL SELECT * FROM grouped WHERE {name} IS NULL"
         parts = f"WITH grouped AS ({inner}), axis AS ({spread})"
-        return f"{parts} SELECT {chosen} FROM axis CROSS JOIN {keys} keys LEFT JOIN grouped ON {on}{nulls}"
+        return f"{parts} SELECT {chosen} FROM axis CROSS JOIN {keys} keys LEFT JOIN grouped ON {on}"
 
 
 def quoted(name: str) -> str:

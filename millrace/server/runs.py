@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -201,8 +202,9 @@ class Requests:
         self._cancelled: set[str] = set()
 
     async def watch(self) -> None:
-        """Never returns; background work."""
-        async with contextlib.aclosing(watch_resources(self._connection, ["namespaces/-/runs"])) as changes:
+        """Never returns, however long storage is away; background work."""
+        watch = watch_resources(self._connection, ["namespaces/-/runs"], tries=sys.maxsize)
+        async with contextlib.aclosing(watch) as changes:
             async for change in changes:
                 if isinstance(change, Put):
                     self._put(change.resource)

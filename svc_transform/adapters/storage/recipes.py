@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -33,7 +34,8 @@ class StoredRecipes:
 
     async def watch(self) -> AsyncIterator[tuple[str, Recipe | None]]:
         generations: dict[str, tuple[str, int]] = {}
-        changes = watch_resources(self._connection, ["namespaces/-/transforms"])
+        # However long storage is away, the workers stay: they wait for it themselves.
+        changes = watch_resources(self._connection, ["namespaces/-/transforms"], tries=sys.maxsize)
         async with aclosing(changes) as events:
             async for change in events:
                 if isinstance(change, Deleted):

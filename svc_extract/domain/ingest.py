@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from svc_extract.ports import (
 )
 
 ASIDE_BYTES = 32 * 1024
+SETTLE_S = 3.0
+"""How long a stream that should end waits for its last commit."""
 
 
 class RecordFormat(StrEnum):
@@ -114,6 +117,8 @@ class IngestStream:
     def __init__(self, channel: PushChannel) -> None:
         self._channel = channel
         self.opened = channel.opened
+        self._sent = self._acknowledged = self.opened.next_offset
+        self._moved = asyncio.Event()
         schema = self.opened.schema
         width = len(schema)
         self._csv = CsvRows(Dialect(columns=width), Plan(tuple(range(width)), schema), ("",))
@@ -134,19 +139,36 @@ class IngestStream:
                     raise StreamProtocol("`open` comes once, first", field="open")
         raise StreamProtocol("the stream ended without `finish`: what was not committed is dropped", field="finish")
 
-    def answers(self) -> AsyncIterator[PushCommitted | PushDone]:
-        return self._channel.answers()
+    async def answers(self) -> AsyncIterator[PushCommitted | PushDone]:
+        async for answer in self._channel.answers():
+            self._acknowledged = answer.next_offset
+            self._moved.set()
+            yield answer
+
+    async def settle(self) -> None:
+        """Has what was sent committed; returns once it is acknowledged, after SETTLE_S at the latest. Somebody reads `answers` meanwhile."""
+        await self._channel.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while self._acknowledged < self._sent:
+                    self._moved.clear()
+                    await self._moved.wait()
 
     async def _send(self, frame: IngestBatch) -> None:
         if frame.offset is None:
             raise FieldRequired("the first row's offset is needed, 0 too", field="batch.offset")
         if frame.format is None:
-            return await self._channel.send(frame.offset, None, frame.payload, (), frame.position)
+            await self._channel.send(frame.offset, None, frame.payload, (), frame.position)
+            return self._was_sent(frame.offset + int(getattr(frame.payload, "row_count", 0)))
         if sum(map(len, frame.records)) > ASIDE_BYTES:
             parsed = await asyncio.to_thread(self._parsed, frame.records, frame.format)
         else:
             parsed = self._parsed(frame.records, frame.format)
-        return await self._channel.send(frame.offset, parsed.rows, None, parsed.letters, frame.position)
+        await self._channel.send(frame.offset, parsed.rows, None, parsed.letters, frame.position)
+        return self._was_sent(frame.offset + parsed.records)
+
+    def _was_sent(self, end: int) -> None:
+        self._sent = max(self._sent, end)
 
     def _parsed(self, records: Sequence[bytes], format: RecordFormat) -> Parsed:
         """Each record is one row or one dead letter, whatever it holds."""

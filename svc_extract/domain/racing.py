@@ -15,7 +15,7 @@ async def first_failure(main: Awaitable[None], *others: Awaitable[None]) -> None
         while not tasks[0].done() and not tasks[-1].done():
             await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
-                if task.done():
+                if task.done() and not task.cancelled():
                     task.result()
     finally:
         for task in tasks:

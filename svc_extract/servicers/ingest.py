@@ -8,7 +8,7 @@ from typing import Any
 
 from millrace.errors import StreamProtocol
 from millrace.extract.v1 import extract_pb2 as pb
-from millrace.server.lifecycle import heartbeats, stream_life
+from millrace.server.lifecycle import StreamLife, heartbeats, stream_life
 from svc_extract.convert import ingest as convert
 from svc_extract.domain.ingest import Ingest, IngestStream
 from svc_extract.domain.racing import first_failure
@@ -28,8 +28,15 @@ class IngestRpcs:
             async with heartbeats(context, lambda: convert.heartbeat(self._clock.now_us())):
                 life = stream_life(context)
                 feeding = asyncio.ensure_future(stream.feed(convert.frames_from(request_iterator)))
-                await first_failure(_tell(stream, context), feeding, life.wait())
+                await first_failure(_tell(stream, context), feeding, _end_in_time(stream, feeding, life))
                 life.check()
+
+
+async def _end_in_time(stream: IngestStream, feeding: asyncio.Future[None], life: StreamLife) -> None:
+    """Age and drain: no more frames are read, what came is committed and told; then the stream ends."""
+    await life.wait()
+    feeding.cancel()
+    await stream.settle()
 
 
 async def _tell(stream: IngestStream, context: Any) -> None:

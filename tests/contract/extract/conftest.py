@@ -49,6 +49,11 @@ def tables() -> MemoryTables:
 @pytest.fixture(scope="module")
 def grpc_servicer(folder: Path, tables: MemoryTables) -> ServiceSpec[None]:
     """The whole service: `grpc_server` hosts it."""
+    return make_service(folder, tables)
+
+
+def make_service(folder: Path, tables: MemoryTables) -> ServiceSpec[None]:
+    """Extract over memory adapters, with file sources below `folder`."""
 
     async def compose(_settings: None, _runtime: Runtime) -> Composition:
         clock, leases = SystemClock(), MemoryLeases()

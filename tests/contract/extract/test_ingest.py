@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,8 +12,10 @@ import pytest
 
 from millrace.client import status
 from millrace.extract.v1 import extract_pb2 as pb
+from millrace.extract.v1 import extract_pb2_grpc
+from millrace.server.testing import running
 from svc_extract.adapters.memory.tables import MemoryTables
-from tests.contract.extract.conftest import TABLE
+from tests.contract.extract.conftest import TABLE, make_service
 from tests.contract.extract.test_sources import reason
 
 
@@ -100,3 +104,23 @@ def test_only_push_sources_and_their_writers_are_admitted(grpc_stub: Any, csv_so
     with pytest.raises(grpc.RpcError) as refused:
         list(ingest(grpc_stub, opening(name), FINISH))
     assert reason(refused.value) == ("NOT_ALLOWED", "open.writer_id")
+
+
+def test_a_drain_commits_what_came_and_says_so(folder: Path, tables: MemoryTables) -> None:
+    """On a service of its own: it is drained here."""
+
+    async def story() -> tuple[list[str], str]:
+        async with running(make_service(folder, tables)) as served:
+            stub = extract_pb2_grpc.ExtractServiceStub(served.channel())
+            name = "namespaces/default/sources/drained"
+            spec = pb.SourceSpec(table=TABLE, push=pb.PushConnector())
+            await stub.PutSource(pb.PutSourceRequest(request_id="d", source=pb.Source(name=name, spec=spec)))
+            call = stub.Ingest()
+            await call.write(opening(name))
+            await call.write(text(0, b'{"id": 1}'))
+            kinds = [(await call.read()).WhichOneof("message"), (await call.read()).WhichOneof("message")]
+            served.serving.drain(1.0)
+            last = await call.read()
+            return [*kinds, last.WhichOneof("message")], status.in_band(last.error).reason
+
+    assert asyncio.run(story()) == (["opened", "committed", "error"], "STREAM_DRAINING")

@@ -37,8 +37,9 @@ def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
     planner = Planner(tables, engine, language)
     live = LiveQuestions(planner, engine, Watches(tables))
     statistics = Statsmodels()
+    queries = Queries(planner, engine)
     servicer = AnalysisServicer(
-        Queries(planner, engine),
+        queries,
         Subscriptions(planner, live),
         Regressions(planner, engine, statistics),
         Forecasts(planner, engine, statistics, settings.series_limit),
@@ -51,6 +52,7 @@ def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
 
     return Composition(
         servicers=[(analysis_pb2_grpc.add_AnalysisServiceServicer_to_server, servicer)],
+        on_start=[queries.warm],
         on_stop=[stop],
         counters=live.counters,
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from millrace.errors import FieldInvalid
 from svc_analysis.domain import tokens
-from svc_analysis.domain.question import Plan, Planner, Question
+from svc_analysis.domain.question import Plan, Planner, Question, SqlText
 from svc_analysis.ports import Engine, Result
 
 DEFAULT_MAX_ROWS = 1_000_000
@@ -70,6 +70,12 @@ class Queries:
 
     def __init__(self, planner: Planner, engine: Engine) -> None:
         self._planner, self._engine = planner, engine
+
+    async def warm(self) -> None:
+        """Asks about nothing, so that the first real question finds parser and engine loaded."""
+        async with self.open(Question(asked=SqlText("SELECT 1 AS x"), namespace="default")) as answer:
+            async for _ in answer.batches():
+                pass
 
     @asynccontextmanager
     async def open(

@@ -442,9 +442,8 @@ class Appender:
                 await asyncio.wait({reading}, timeout=min(5.0, self._ack_timeout_s / 4))
             return reading.result()
         finally:
-            if not reading.done():
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)  # also what it raised while nobody waited any more
 
 
 __all__ = ["AppendOptions", "Appender", "Opened", "Reread", "Totals"]

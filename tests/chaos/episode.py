@@ -196,7 +196,7 @@ class Episode:
     async def _replace_source(self) -> None:
         """Another description is another spec: the session ends in order, and the next one begins."""
         for number in range(self.plan.replaced):
-            await asyncio.sleep(self.dice.uniform(1.0, 2.5))
+            await asyncio.sleep(self.dice.uniform(2.0, 5.0))
             await self._put_source("file", f"change {number}")
 
     async def _zombie(self) -> None:
@@ -239,7 +239,10 @@ class Episode:
 
         async def there() -> bool:
             nonlocal found
-            rows, derived = await table.info(), await output.info()
+            try:
+                rows, derived = await table.info(), await output.info()
+            except errors.TableNotFound:
+                return False  # a full refresh makes the output anew
             found = (rows.row_count, rows.dead_letter_count, derived.row_count)
             return all(have >= need for have, need in zip(found, wanted, strict=True))
 

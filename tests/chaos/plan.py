@@ -145,7 +145,9 @@ class _Draft:
         for number in range(count):
             point = points[(self.turn * count + number) % len(points)]
             hit = self.dice.randint(1, 2 if point in ONCE else 4 if area == "storage" else 3)
-            fate = Fate(f"{point}=kill:{hit}", kill_after_s=self.dice.uniform(5, 7))
+            # A worker first waits until the lease of the one before has run out.
+            patience_s = self.dice.uniform(5, 7) + (0 if area == "storage" else 7)
+            fate = Fate(f"{point}=kill:{hit}", kill_after_s=patience_s)
             # Tables are made at the very beginning only.
             self.fates[area].insert(0 if point == "storage.after_create_folder" else len(self.fates[area]), fate)
 

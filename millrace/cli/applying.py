@@ -5,7 +5,8 @@ Order: tables, sources that run once (and their runs), transforms, continuous so
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -28,7 +29,7 @@ from millrace.cli.runs import run_id, run_once
 from millrace.cli.session import Session
 from millrace.cli.terminal import note
 from millrace.client.resources import Resources, new_request_id
-from millrace.errors import Missing
+from millrace.errors import MillraceError, Missing
 from millrace.extract.v1 import extract_pb2
 from millrace.pipeline.spec import Pipeline
 from millrace.storage.v1 import storage_pb2
@@ -73,18 +74,17 @@ class Applier:
     async def apply(self, pipeline: Pipeline) -> None:
         """Raises millrace.errors at the first part that is refused; parts before it stay applied, a repeat goes on there."""
         await self._check_tables(pipeline)
-        for table in pipeline.tables:
-            await self._table(table)
-        once = [source for source in pipeline.sources if not source.spec.continuous]
-        for source in once:
-            await self._source(source)
-        for transform in pipeline.transforms:
-            await self._transform(transform)
-        for source in pipeline.sources:
-            if source.spec.continuous:
-                await self._source(source)
-        for dashboard in pipeline.dashboards:
-            await self._dashboard(dashboard)
+        steps: list[tuple[str, Callable[[Any], Awaitable[None]], Iterable[Any]]] = [
+            ("table", self._table, pipeline.tables),
+            ("source", self._source, [source for source in pipeline.sources if not source.spec.continuous]),
+            ("transform", self._transform, pipeline.transforms),
+            ("source", self._source, [source for source in pipeline.sources if source.spec.continuous]),
+            ("dashboard", self._dashboard, pipeline.dashboards),
+        ]
+        for kind, step, parts in steps:
+            for part in parts:
+                with _named(f"{kind} `{short_name(part.name)}`"):
+                    await step(part)
         if pipeline.name:
             await self._pipeline(pipeline)
 
@@ -201,6 +201,17 @@ class Applier:
 
 
 _SUBJECTS = ("table", "source", "transform", "dashboard")
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Says which part a refusal is about, where it does not say so itself."""
+    try:
+        yield
+    except MillraceError as error:
+        if part not in error.message:
+            error.message = f"{part}: {error.message}"
+        raise
 
 
 async def _or_none(reading: Awaitable[Any]) -> Any:

@@ -31,6 +31,7 @@ _BY_REASON = {
     "DASHBOARD_NOT_FOUND": "`millrace get dashboards` lists all",
     "RUN_NOT_FOUND": "`millrace get runs` lists all",
     "VERSION_EXPIRED": "leave the version out to read the newest",
+    "SQL_INVALID": "mend the SQL: one SELECT over tables by name, without files, settings or other functions than the listed",
     "RESULT_TOO_LARGE": "narrow it: a WHERE, a LIMIT, or fewer columns",
 }
 
@@ -110,7 +111,7 @@ def _explain_millrace(error: errors.MillraceError) -> tuple[str, str, str]:
     hint = error.hint or _BY_REASON.get(error.reason, "")
     if not hint:
         hint = next(
-            (text for family, text in _BY_FAMILY if isinstance(error, family)), "change the request and repeat it"
+            (text for family, text in _BY_FAMILY if isinstance(error, family)), "mend what it names and repeat it"
         )
     return message, error.reason, hint
 

@@ -100,6 +100,14 @@ def test_a_file_with_mistakes_changes_nothing_and_names_all(cli: Cli, tmp_path: 
     assert cli("get", "table", "never").code == 1
 
 
+def test_a_refusal_names_the_part(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(ORDERS.replace("orders", "odd").replace("id: int64", "_id: int64"))
+    said = cli("apply", str(path))
+    assert said.code == 1
+    assert said.err.startswith("error: table `odd`: "), said.err
+
+
 def test_load_creates_the_table_and_is_exactly_once(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "Sales.csv"
     path.write_text('ID,When,Price,Note,Nothing\n1,2024-01-01T00:00:00Z,1.5,"",\n2,2024-01-02T00:00:00Z,,x,\n')

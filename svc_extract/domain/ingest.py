@@ -146,7 +146,7 @@ class IngestStream:
             yield answer
 
     async def settle(self) -> None:
-        """Has what was sent committed; returns once it is acknowledged, after SETTLE_S at the latest. Somebody reads `answers` meanwhile."""
+        """Commits what was sent; returns once it is acknowledged, after SETTLE_S at the latest. Somebody reads `answers` meanwhile."""
         await self._channel.flush()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):

@@ -288,8 +288,11 @@ class Spool:
         try:
             async for batch in batches():
                 await asyncio.to_thread(writer.write_batch, batch)
-        finally:
-            await asyncio.to_thread(writer.close)
+        except BaseException:
+            writer.close()
+            partial.unlink(missing_ok=True)
+            raise
+        await asyncio.to_thread(writer.close)
         os.replace(partial, path)
         self._sizes[path] = path.stat().st_size
         self._shrink(keep=path)

@@ -87,4 +87,5 @@ def test_statistics(grpc_stub: Any) -> None:
     assert grpc_stub.FitRegression(request).coefficients[1].name == "id"
     wish = statistics_pb2.ForecastSeriesRequest(observations=observations, time="ts", value="value", horizon=2)
     kinds = [message.WhichOneof("message") for message in grpc_stub.ForecastSeries(wish)]
+    kinds = [kind for kind in kinds if kind != "heartbeat"]  # statsmodels may take its time to load
     assert kinds == ["header", "status", "batch", "end"]

@@ -29,16 +29,22 @@ def command(settings: Settings, kind: Kind, name: str, with_tables: bool, yes: b
     if with_tables and kind.collection != "pipelines":
         raise click.UsageError("--with-tables goes with a pipeline\n`millrace delete table NAME` deletes one table")
     rows = with_tables or kind.collection == "tables"
-    if rows and not yes and sys.stdin.isatty():
-        what = f"the tables of pipeline {name}" if with_tables else f"table {name}"
+    what = f"the tables of pipeline {name}" if with_tables else f"table {name}"
+    unasked = rows and not yes
+    if unasked and sys.stdin.isatty():
         click.confirm(f"Delete {what} with all rows?", abort=True, err=True)
+        unasked = False
     full = settings.full(kind.collection, name)
 
     async def work(session: Session) -> None:
-        if kind.collection == "pipelines":
-            await delete_parts(session, full, with_tables=with_tables)
         assert kind.delete is not None
         await kind.get(session, full)  # so that a mistyped name is an error, not a success
+        if unasked:
+            raise click.UsageError(
+                f"{what} would go with all rows, and nobody can be asked here\n`--yes` says that it is meant"
+            )
+        if kind.collection == "pipelines":
+            await delete_parts(session, full, with_tables=with_tables)
         await kind.delete(session, full)
         note(f"{kind.singular} {name} deleted")
 

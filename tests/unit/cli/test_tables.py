@@ -195,5 +195,8 @@ def test_delete_takes_a_pipeline_and_leaves_its_tables(cli: Cli, tmp_path: Path)
     assert cli("delete", "pipeline", "gone").code == 0
     assert cli("get", "pipeline", "gone").code == 1
     assert cli("get", "table", "kept").code == 0
+    unasked = cli("delete", "table", "kept")  # no terminal: nobody can say yes
+    assert (unasked.code, unasked.err.splitlines()[-1]) == (2, "hint: `--yes` says that it is meant")
+    assert cli("get", "table", "kept").code == 0
     assert cli("delete", "table", "kept", "--yes").code == 0
     assert cli("get", "table", "kept").code == 1

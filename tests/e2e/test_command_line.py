@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.stack import MILLRACE, ROOT, Stack, started, until
 
+pytestmark = pytest.mark.timeout(240)  # the first of a module starts five processes
+
 SHOP = """\
 apiVersion: millrace.dev/v1
 kind: Pipeline

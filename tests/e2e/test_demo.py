@@ -55,6 +55,14 @@ def test_a_restart_leaves_the_demo_as_it_was(demo: tuple[Stack, str]) -> None:
     assert {line.split()[2] for line in said.out.splitlines()} == {"unchanged"}, said.out
 
 
+def test_what_get_prints_of_the_whole_pipeline_is_what_was_applied(demo: tuple[Stack, str]) -> None:
+    stack, _ = demo
+    printed = stack.ok("get", "pipeline", "flights", "-o", "yaml").out
+    assert "dashboards:" in printed
+    back = stack.ok("apply", "-", stdin=printed)
+    assert {line.split()[2] for line in back.out.splitlines()} == {"unchanged"}, back.out
+
+
 @pytest.mark.timeout(300)
 def test_the_year_counts_as_a_plain_script_counts_it(demo: tuple[Stack, str], tmp_path: Path) -> None:
     stack, _ = demo

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.stack import Stack
 
-pytestmark = pytest.mark.needs("grpcurl")
+pytestmark = [pytest.mark.needs("grpcurl"), pytest.mark.timeout(240)]
 AREAS = ("extract", "storage", "transform", "analysis", "viz")
 DRAIN = "millrace.admin.v1.AdminService/Drain"
 EXPECTED = 55

@@ -63,7 +63,8 @@ def command(
 ) -> None:  # fmt: skip
     """Append a CSV, JSON lines or Parquet file to a table, exactly once.
 
-    A load that was interrupted goes on where it stopped when it is called again; one that ended is not repeated.
+    The rows go straight to storage, so the file may lie on any machine (extract reads only below its own folders). A load that was
+    interrupted goes on where it stopped when it is called again; one that ended is not repeated.
     """
     layout = Layout.of(file, format_, delimiter, nulls)
     full = settings.full("tables", table)

@@ -50,7 +50,9 @@ def up(options: UpOptions) -> int:
         pid_file = PidFile(home.pid)
         if other := pid_file.take():
             pid_file.close()
-            options.say(f"already running, pid {other}" if other > 0 else "already starting")
+            options.say(
+                f"already running, pid {other}: `millrace open` shows its page" if other > 0 else "already starting"
+            )
             return 0
         ports = bind(options.port_base)
     except UpFailed as error:

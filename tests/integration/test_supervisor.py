@@ -108,7 +108,7 @@ def test_detached_it_returns_serves_restarts_what_dies_and_goes_down(home: Path,
     pids = {area: serving(home, area).pid for area in AREAS}
 
     again = up_process(detach=True)
-    assert again.communicate(timeout=60)[1] == f"already running, pid {said['pid']}\n"
+    assert again.communicate(timeout=60)[1] == f"already running, pid {said['pid']}: `millrace open` shows its page\n"
     assert again.returncode == 0
 
     # A death is restarted, on the same port.

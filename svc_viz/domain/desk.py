@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -261,7 +261,7 @@ class Desk:
             if trouble is None:
                 return View("loading", {})
             return View("error" if trouble.lasting else "stale", {"reason": trouble.message})
-        view = self._drawn(element, spec, now)
+        view = self._hub.shared(*self._sources(element, spec), lambda: self._drawn(element, spec, now))
         if trouble is not None:
             return View(
                 "error" if trouble.lasting else "stale",
@@ -269,6 +269,23 @@ class Desk:
                 view.plot,
             )
         return view
+
+    def _sources(self, element: str, spec: ElementSpec) -> tuple[Hashable, tuple[object, ...]]:
+        """What a view depends on: a key, and the objects it is made of."""
+        pick = self.state.picks.get(element)
+        key = (
+            self.dashboard.name,
+            element,
+            self.zone,
+            self._compiler.bucket(element),
+            pick if spec.kind == "table" else None,
+        )
+        answers = [held.shown.answer for (name, _), held in self._held.items() if name == element]
+        if spec.forecast is not None and (now := self.answer(element)) is not None:
+            answers.append(self._forecast(element, now))
+        facts = self._board.world.tables.get(self._compiler.full_name(spec.table)) if spec.table else None
+        questions = tuple(held.shown_for for (name, _), held in self._held.items() if name == element)
+        return (key, questions), (self.spec, facts, *answers)
 
     def _drawn(self, element: str, spec: ElementSpec, now: Answer) -> View:
         if spec.kind in DRAWN:

@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from millrace.errors import MillraceError
 from svc_viz.ports import Answer, Answers, Clock, ForecastAsk, Interrupted, Question, Resumed
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LINGER_S = 5.0
@@ -19,6 +21,7 @@ RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 SUSPECT_S = 0.5
 MAX_STREAMS = 400
 MAX_FORECASTS = 64
+MAX_SHARED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Hub:
         self._answers, self._clock, self._interval, self._suspects = answers, clock, min_interval_ms, suspects
         self._streams: dict[Question, _Stream] = {}
         self._forecasts: dict[ForecastAsk, Answer | MillraceError] = {}
+        self._shared: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
         self._former: dict[ForecastAsk, tuple[ForecastAsk, Answer]] = {}
 
     @property
@@ -125,6 +129,22 @@ class Hub:
         if stream is None or stream.followers.pop(follower, 0) == 0 or stream.followers:
             return
         stream.closing = asyncio.get_running_loop().call_later(LINGER_S, self._drop, follower.question)
+
+    def shared(self, key: Hashable, held: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What `make` gives, made once for the same key and the very same objects in `held`: sessions that show the same draw it once."""
+        known = self._shared.get(key)
+        if (
+            known is not None
+            and len(known[0]) == len(held)
+            and all(a is b for a, b in zip(known[0], held, strict=True))
+        ):
+            found: T = known[1]
+            return found
+        while len(self._shared) >= MAX_SHARED:
+            del self._shared[next(iter(self._shared))]
+        made = make()
+        self._shared[key] = (held, made)
+        return made
 
     async def query(self, question: Question) -> Answer:
         """Once, past the streams: for exports, which must be complete."""

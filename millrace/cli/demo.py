@@ -60,8 +60,14 @@ async def _prepare(out: Path) -> None:
             process.kill()
             await process.wait()
     if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
-        raise DemoFailed(f"its data could not be laid out: {lines[-1] if lines else 'no reason was given'}")
+        raise DemoFailed(f"its data could not be laid out: {_reason(said.decode(errors='replace'))}")
+
+
+def _reason(output: str) -> str:
+    """The line that says why: pip's own, where it could not download; else the last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return told[-1] if told else lines[-1] if lines else "no reason was given"
 
 
 async def _apply(session: Session, pipelines: Sequence[Pipeline]) -> None:

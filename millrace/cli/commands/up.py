@@ -50,15 +50,16 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
         raise click.UsageError("--no-demo and --fresh-demo exclude each other")
     settings.home = settings.home.expanduser().absolute()
 
+    shown: list[bool] = []
     lines: list[asyncio.Task[None]] = []  # asyncio keeps no task alive by itself
 
     async def on_ready(endpoints: Endpoints) -> None:
         note(f"all {len(endpoints.services)} services serve", "green")
         if not no_demo:
-            await _demo(settings, fresh_demo)
+            shown.append(await _demo(settings, fresh_demo))
 
     def on_serving(endpoints: Endpoints) -> None:
-        print(_banner(endpoints, settings, detach=detach, demo=not no_demo), flush=True)
+        print(_banner(endpoints, settings, detach=detach, demo=any(shown)), flush=True)
         if not detach:
             lines.append(asyncio.get_running_loop().create_task(_beat(settings), name="status lines"))
 
@@ -77,16 +78,18 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
     )
 
 
-async def _demo(settings: Settings, fresh: bool) -> None:
-    """A demo that cannot be laid out is told, and stops nothing."""
+async def _demo(settings: Settings, fresh: bool) -> bool:
+    """Whether the demo is there. One that cannot be laid out is told, and stops nothing."""
     from millrace.cli.demo import DemoFailed, run_demo
     from millrace.cli.failures import explain
     from millrace.errors import MillraceError
 
     try:
         await run_demo(settings, fresh=fresh)
+        return True
     except DemoFailed as error:
-        note(f"demo: {error}; the services run without it", "yellow")
+        note(f"demo: {error}", "yellow")
+        note("hint: the services run without it; the next `millrace up` tries again")
     except MillraceError as error:
         message, reason, hint = explain(error)
         note(f"demo: {message} [{reason}]; the services run on", "yellow")
@@ -94,6 +97,7 @@ async def _demo(settings: Settings, fresh: bool) -> None:
     except asyncio.CancelledError:
         note("demo: left where it was; the next start goes on")
         raise
+    return False
 
 
 async def _beat(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """Parses the request and refuses it when a REQUIRED field is missing, from the descriptors alone (contracts.md rule 9).
 
 Required means: with presence, it is set; repeated, it has an element; else it is not zero. A oneof all of whose members are
-REQUIRED must have one set; its members are not checked one by one.
+REQUIRED must have one set; its members are not checked one by one. A number that its enum does not have is refused, and so is a request of
+more than `MAX_NESTED` messages: looking at each would hold up everyone else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from millrace.server.interceptors.call import Call, Proceed
 
 SKIPPED = frozenset({"millrace.types.v1.Rows", "google.protobuf.Any", "google.rpc.Status"})
 """Not entered: bulk rows are checked value by value where they are decoded; an Any has its own service's checks."""
+
+MAX_NESTED = 10_000
+"""Messages looked into in one request. A table of 2,000 columns and rules has 6,000, a predicate of 1,000 conditions 2,000."""
 
 _REQUIRED = field_behavior_pb2.REQUIRED
 
@@ -36,11 +40,12 @@ class Fields:
 
 
 def check_required(message: Any) -> None:
-    """Raises FieldRequired naming every missing field by its path (`open.writer_id`)."""
+    """Raises FieldRequired naming every missing field by its path (`open.writer_id`); FieldInvalid for an unknown enum value and beyond
+    MAX_NESTED."""
     descriptor = getattr(message, "DESCRIPTOR", None)
     if not isinstance(descriptor, Descriptor) or not _matters(descriptor):
         return
-    missing = list(_missing(message, descriptor, ""))
+    missing = list(_missing(message, descriptor, "", iter(range(MAX_NESTED))))
     if missing:
         first, *others = missing
         raise errors.FieldRequired(
@@ -48,8 +53,16 @@ def check_required(message: Any) -> None:
         )
 
 
-def _missing(message: Any, descriptor: Descriptor, prefix: str) -> Iterator[str]:
+def _missing(message: Any, descriptor: Descriptor, prefix: str, budget: Iterator[int]) -> Iterator[str]:
+    if next(budget, None) is None:
+        raise errors.FieldInvalid(
+            f"more than {MAX_NESTED:,} nested messages",
+            field=prefix.removesuffix("."),
+            hint="split the request, or send rows as Arrow",
+        )
     plan = _plan(descriptor)
+    for field in plan.enums:
+        _check_enum(getattr(message, field.name), field, prefix)
     for oneof in plan.oneofs:
         if message.WhichOneof(oneof.name) is None:
             yield prefix + "|".join(field.name for field in oneof.fields)
@@ -57,21 +70,32 @@ def _missing(message: Any, descriptor: Descriptor, prefix: str) -> Iterator[str]
         if not _is_set(message, field):
             yield prefix + field.name
     for field in plan.nested:
-        yield from _missing_inside(message, field, prefix)
+        yield from _missing_inside(message, field, prefix, budget)
 
 
-def _missing_inside(message: Any, field: FieldDescriptor, prefix: str) -> Iterator[str]:
+def _check_enum(value: Any, field: FieldDescriptor, prefix: str) -> None:
+    known = field.enum_type.values_by_number
+    for number in value if field.is_repeated else (value,):
+        if number not in known:
+            raise errors.FieldInvalid(
+                f"{number} is no {field.enum_type.name}",
+                field=prefix + field.name,
+                hint=f"one of {', '.join(list(field.enum_type.values_by_name)[1:13])}",
+            )
+
+
+def _missing_inside(message: Any, field: FieldDescriptor, prefix: str, budget: Iterator[int]) -> Iterator[str]:
     value, inner = getattr(message, field.name), _inner(field)
     if inner is None:
         return
     if _is_map(field):
         for key in value:
-            yield from _missing(value[key], inner, f"{prefix}{field.name}[{key}].")
+            yield from _missing(value[key], inner, f"{prefix}{field.name}[{key}].", budget)
     elif field.is_repeated:
         for index, item in enumerate(value):
-            yield from _missing(item, inner, f"{prefix}{field.name}[{index}].")
+            yield from _missing(item, inner, f"{prefix}{field.name}[{index}].", budget)
     elif message.HasField(field.name):
-        yield from _missing(value, inner, f"{prefix}{field.name}.")
+        yield from _missing(value, inner, f"{prefix}{field.name}.", budget)
 
 
 def _is_set(message: Any, field: FieldDescriptor) -> bool:
@@ -84,12 +108,13 @@ def _is_set(message: Any, field: FieldDescriptor) -> bool:
 class _Plan:
     """What to look at in one message type."""
 
-    __slots__ = ("nested", "oneofs", "required")
+    __slots__ = ("enums", "nested", "oneofs", "required")
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.oneofs: tuple[OneofDescriptor, ...] = tuple(one for one in descriptor.oneofs if _needs_one(one))
         covered = {field.name for oneof in self.oneofs for field in oneof.fields}
         self.required = tuple(f for f in descriptor.fields if f.name not in covered and _is_required(f))
+        self.enums = tuple(f for f in descriptor.fields if f.enum_type is not None)
         self.nested = tuple(f for f in descriptor.fields if (inner := _inner(f)) is not None and _matters(inner))
 
 
@@ -121,7 +146,7 @@ def _inner(field: FieldDescriptor) -> Descriptor | None:
 
 @cache
 def _matters(descriptor: Descriptor) -> bool:
-    """Whether the type, or any type reachable from it, has something REQUIRED. Types may be recursive."""
+    """Whether the type, or any type reachable from it, has something REQUIRED or an enum. Types may be recursive."""
     seen: set[str] = set()
     waiting = [descriptor]
     while waiting:
@@ -129,7 +154,7 @@ def _matters(descriptor: Descriptor) -> bool:
         if one.full_name in seen:
             continue
         seen.add(one.full_name)
-        if any(map(_is_required, one.fields)):
+        if any(_is_required(field) or field.enum_type is not None for field in one.fields):
             return True
         waiting.extend(inner for field in one.fields if (inner := _inner(field)) is not None)
     return False

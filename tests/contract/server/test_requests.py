@@ -101,3 +101,18 @@ async def test_metadata_may_not_name_another_resource(served: Served) -> None:
     await stub.GetTable(ask, metadata=(("x-millrace-resource", "namespaces/n/tables/t"),))
     error = await failure(stub.GetTable(ask, metadata=(("x-millrace-resource", "namespaces/n/tables/other"),)))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_unknown_enum_values_are_refused(served: Served) -> None:
+    call = pb_grpc.StorageServiceStub(served.channel()).ReadRows(pb.ReadRowsRequest(split_token=b"t", encoding=99))
+    found = reason_of(await failure(call.read()))
+    assert (found.reason, found.field) == ("FIELD_INVALID", "encoding")
+    assert "ENCODING_ARROW" in found.hint
+
+
+async def test_a_request_of_countless_messages_costs_little(served: Served) -> None:
+    stub = pb_grpc.StorageServiceStub(served.channel())
+    condition = types.Predicate(compare=types.Comparison(column="c", op=types.COMPARE_OP_EQ, value=types.Value(int=1)))
+    predicate = types.Predicate(all_of=types.PredicateList(predicates=[condition] * 100_000))
+    found = reason_of(await failure(stub.PlanRead(pb.PlanReadRequest(table="t", predicate=predicate))))
+    assert (found.reason, found.field.split("[")[0]) == ("FIELD_INVALID", "predicate.all_of.predicates")

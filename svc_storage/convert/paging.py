@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from millrace.errors import FieldInvalid, TokenMismatch
 from svc_storage.domain.scans import fingerprint
@@ -11,6 +15,10 @@ from svc_storage.domain.tokens import PageToken, decode_page, encode_page
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 1_000
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+"""A page ends early beyond it: gRPC refuses an answer of more than 4 MiB."""
+
+M = TypeVar("M", bound=Message)
 
 
 def page_size_of(asked: int) -> int:
@@ -18,6 +26,18 @@ def page_size_of(asked: int) -> int:
     if asked < 0:
         raise FieldInvalid("a page has 1 to 1,000 entries", field="page_size")
     return min(asked or DEFAULT_PAGE, MAX_PAGE)
+
+
+def fitting(entries: Iterable[M]) -> list[M]:
+    """The first entries, as many as a page carries, and always one."""
+    page: list[M] = []
+    room = MAX_PAGE_BYTES
+    for entry in entries:
+        room -= entry.ByteSize()
+        if page and room < 0:
+            break
+        page.append(entry)
+    return page
 
 
 def after_of(page_token: str, *list_of: str) -> str:

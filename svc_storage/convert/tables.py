@@ -17,6 +17,10 @@ from svc_storage.domain.tables import TableState
 from svc_storage.domain.versions import VersionEvent
 from svc_storage.ports import CommitKind, WriterState
 
+MAX_DEFINITION_BYTES = 512 * 1024
+"""Of a table's definition as sent: it comes back whole in every GetTable and ListTables."""
+MAX_ALLOWED = 1_000
+
 _KINDS: Mapping[CommitKind, pb.VersionKind.ValueType] = {
     kind: pb.VersionKind.Value(f"VERSION_KIND_{kind.value}") for kind in CommitKind
 }
@@ -24,6 +28,7 @@ _KINDS: Mapping[CommitKind, pb.VersionKind.ValueType] = {
 
 def definition_from(table: pb.Table) -> TableDefinition:
     """Raises FieldInvalid, UnsupportedType, naming the request's field."""
+    _check_size(table)
     schema = schema_from_proto(table.schema, where="table.schema")
     return define(
         schema,
@@ -38,6 +43,7 @@ def change_from(table: pb.Table, current: TableDefinition) -> tuple[TableDefinit
     """What an update wishes, and the columns it names (None: none). Raises FieldInvalid."""
     if not table.etag:
         raise errors.FieldRequired("`table.etag` is required", field="table.etag", hint="get the table first")
+    _check_size(table)
     named = definition_from(table).schema if table.schema.fields else None
     changed = TableDefinition(
         schema=current.schema,
@@ -47,6 +53,21 @@ def change_from(table: pb.Table, current: TableDefinition) -> tuple[TableDefinit
         description=table.description,
     )
     return changed, named
+
+
+def _check_size(table: pb.Table) -> None:
+    """Before anything is converted, which costs far more than looking."""
+    if (size := table.ByteSize()) > MAX_DEFINITION_BYTES:
+        raise errors.FieldInvalid(
+            f"{size:,} bytes; a table's definition has at most {MAX_DEFINITION_BYTES:,}",
+            field="table",
+            hint="shorten descriptions, metadata, rules or the list of columns",
+        )
+    for index, rule in enumerate(table.rules):
+        if len(rule.allowed) > MAX_ALLOWED:
+            raise errors.FieldInvalid(f"at most {MAX_ALLOWED:,} allowed values", field=f"table.rules[{index}].allowed")
+    if len(set(table.primary_key)) < len(table.primary_key):
+        raise errors.FieldInvalid("a column comes twice", field="table.primary_key", hint="name each column once")
 
 
 def table_to_proto(state: TableState) -> pb.Table:

@@ -9,7 +9,7 @@ from millrace.server.identity import Caller, require_admin_or_service
 from millrace.storage.v1 import resources_pb2 as pb
 from millrace.storage.v1 import resources_pb2_grpc as grpc_pb
 from svc_storage.convert import resources as convert
-from svc_storage.convert.paging import after_of, page_size_of, token_after
+from svc_storage.convert.paging import after_of, fitting, page_size_of, token_after
 from svc_storage.convert.requests import heartbeat_s, request_mark
 from svc_storage.domain.changes import follow
 from svc_storage.domain.resource_names import parse_parent
@@ -39,10 +39,10 @@ class ResourceServicer(grpc_pb.ResourceServiceServicer):
         what, size = parse_parent(request.parent), page_size_of(request.page_size)
         after_name = after_of(request.page_token, "resources", request.parent)
         found, revision = await self._resources.page(what, after_name=after_name, limit=size + 1)
-        page = found[:size]
+        page = fitting(map(convert.resource_to, found[:size]))
         return pb.ListResourcesResponse(
-            resources=map(convert.resource_to, page),
-            next_page_token=token_after(page[-1].name, "resources", request.parent) if len(found) > size else "",
+            resources=page,
+            next_page_token=token_after(page[-1].name, "resources", request.parent) if len(found) > len(page) else "",
             revision=revision,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from millrace.server.identity import caller
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import tables as convert
-from svc_storage.convert.paging import after_of, page_size_of, token_after
+from svc_storage.convert.paging import after_of, fitting, page_size_of, token_after
 from svc_storage.convert.requests import request_mark
 from svc_storage.domain.definition import namespace
 from svc_storage.domain.opened import Opened
@@ -31,10 +31,10 @@ class TableRpcs:
         within, size = namespace(request.parent), page_size_of(request.page_size)
         after_name = after_of(request.page_token, "tables", within)
         found = await self._tables.list(within, after_name=after_name, limit=size + 1)
-        page = found[:size]
+        page = fitting(convert.table_to_proto(state) for state in found[:size])
         return pb.ListTablesResponse(
-            tables=map(convert.table_to_proto, page),
-            next_page_token=token_after(page[-1].row.name, "tables", within) if len(found) > size else "",
+            tables=page,
+            next_page_token=token_after(page[-1].name, "tables", within) if len(found) > len(page) else "",
         )
 
     async def UpdateTable(self, request: pb.UpdateTableRequest, context: Any) -> pb.UpdateTableResponse:
@@ -55,9 +55,10 @@ class TableRpcs:
         size = page_size_of(request.page_size)
         before = after_of(request.page_token, "versions", view.row.uid)
         events = newest_first(view, before=int(before) if before else view.head + 1, limit=size)
-        last = events[-1].number if events else 0
+        page = fitting(map(convert.version_to_proto, events))
+        last = page[-1].number if page else 0
         return pb.ListVersionsResponse(
-            versions=map(convert.version_to_proto, events),
+            versions=page,
             next_page_token=token_after(str(last), "versions", view.row.uid) if last > view.oldest + 1 else "",
             oldest_version=view.oldest,
         )

@@ -249,3 +249,18 @@ async def test_a_second_process_is_refused_the_folder(served: Served, home: Path
     with pytest.raises(Exception, match="in use by process"):
         async with running(SPEC, {"MILLRACE_HOME": str(home)}):
             pass
+
+
+async def test_a_row_that_no_read_could_send_is_refused(served: Served) -> None:
+    """Its wire form is small: lists of NULLs are 4 bytes an item there and 8 in Arrow."""
+    name = "namespaces/default/tables/lists"
+    column = types_pb2.Field(name="item", type=types_pb2.DataType(kind=types_pb2.TYPE_KIND_INT), nullable=True)
+    kind = types_pb2.DataType(kind=types_pb2.TYPE_KIND_LIST, children=[column])
+    table = pb.Table(name=name, schema=types_pb2.Schema(fields=[types_pb2.Field(name="l", type=kind, nullable=True)]))
+    stub: Any = storage_pb2_grpc.StorageServiceStub(served.channel())
+    await stub.CreateTable(pb.CreateTableRequest(request_id="lists", table=table))
+    items = types_pb2.ValueList(values=[types_pb2.Value(null=types_pb2.Null())] * 500_000)
+    row = types_pb2.Rows(rows=[types_pb2.Row(values=[types_pb2.Value(list=items)])])
+    frame = pb.AppendBatch(offset=0, batch=types_pb2.Batch(rows=row, row_count=1))
+    answers, code = await append(served, [opening(table=name), pb.AppendRowsRequest(batch=frame), FINISH])
+    assert (reason_of(answers[-1].error)[0], code) == ("ROW_TOO_LARGE", grpc.StatusCode.INVALID_ARGUMENT)

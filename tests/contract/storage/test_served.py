@@ -213,3 +213,28 @@ async def test_two_hundred_idle_watches_cost_nobody_anything(served: Served, sto
     for watch in watches:
         watch.cancel()
     assert slowest < 0.1
+
+
+def described(name: str, size: int) -> storage_pb2.CreateTableRequest:
+    table = storage_pb2.Table(name=name, schema=schema_to_proto(SCHEMA), description="x" * size)
+    return storage_pb2.CreateTableRequest(request_id=name, table=table)
+
+
+async def test_a_definition_has_a_size(storage: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await storage.CreateTable(described(NAME, 600_000))
+    assert reason(refused.value) == "FIELD_INVALID"
+
+
+async def test_pages_of_large_definitions_stay_below_what_grpc_takes(storage: Any) -> None:
+    names = [f"namespaces/default/tables/t{index}" for index in range(10)]
+    for name in names:
+        await storage.CreateTable(described(name, 500_000))
+    listed, token = [], ""
+    while True:
+        page = await storage.ListTables(storage_pb2.ListTablesRequest(page_token=token))
+        assert page.ByteSize() < 4 << 20
+        listed, token = listed + [table.name for table in page.tables], page.next_page_token
+        if not token:
+            break
+    assert listed == names

@@ -46,8 +46,9 @@ async def _follow_source(session: Session, wanted: extract_pb2.Source, reporter:
         reporter.update(task, progress.rows_written, progress.fraction, said)
         await asyncio.sleep(_LOOK_EVERY_S)
     if task is not None:
-        task.done = max(task.done, status.progress.rows_written)
-        note(f"{name}: {reporter.finish(task)}, {counted(status.progress.rows_dead_lettered, 'dead letters')}")
+        table = await get_table(session, wanted.spec.table)  # a status is told once a second, its table is always true
+        task.done = max(task.done, table.row_count)
+        note(f"{name}: {reporter.finish(task)}, {counted(table.dead_letter_count, 'dead letters')}")
     if status.state in _STOPPED and status.cause:
         note(
             f"{name}: {run_pb2.WorkState.Name(status.state).removeprefix('WORK_STATE_').lower()}: {status.cause}",

@@ -296,6 +296,11 @@ class Dashboard:
     def slug(self) -> str:
         return self.name.split("/", 3)[3]
 
+    @property
+    def path(self) -> str:
+        """In the page's addresses: the slug, with its namespace where that is not `default`."""
+        return self.slug if self.namespace == "default" else f"{self.namespace}/{self.slug}"
+
 
 @dataclass(frozen=True, slots=True)
 class DashboardPage:

@@ -135,7 +135,7 @@ def overview(world: World, zone: str) -> dict[str, Any]:
     return {
         "pipelines": [_pipeline_card(world, name, facts, zone) for name, facts in groups],
         "dashboards": [
-            {"slug": one.slug, "title": one.spec.title, "description": one.spec.description, "owner": one.owner}
+            {"path": one.path, "title": one.spec.title, "description": one.spec.description, "owner": one.owner}
             for _, one in sorted(world.dashboards.items())
         ],
         "unreachable": world.unreachable,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tornado.websocket import websocket_connect
 
 from svc_viz.adapters.page.keys import cookie_value, load_key
 from tests.browser.flights import departures
-from tests.browser.stage import START, Stage, staged
+from tests.browser.stage import START, Stage, demo_dashboard, staged
 
 
 @pytest.fixture
@@ -122,3 +123,14 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     key = load_key(tmp_path)
     assert load_key(tmp_path) == key
     assert (tmp_path / "page.key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_dashboard_of_another_namespace_has_its_own_address(stage: Stage) -> None:
+    other = replace(demo_dashboard(), name="namespaces/lab/dashboards/flights")
+    await stage.catalog.put(other, request_id="r", on_behalf_of="local")
+    await asyncio.sleep(0)
+    page = (await get(stage, "/overview")).body.decode()
+    assert 'href="/d/flights"' in page
+    assert 'href="/d/lab/flights"' in page
+    assert 'href="/csv/lab/flights/hist"' in (await get(stage, "/d/lab/flights")).body.decode()
+    assert (await get(stage, "/csv/lab/flights/none")).code == 404

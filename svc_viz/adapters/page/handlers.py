@@ -65,7 +65,7 @@ class Site:
     def nav(self) -> list[tuple[str, str]]:
         found = [("/overview", "Overview")]
         shown = sorted(self.board.world.dashboards.values(), key=lambda one: one.name)[:6]
-        return found + [(f"/d/{one.slug}", one.slug.replace("_", " ").replace("-", " ").capitalize()) for one in shown]
+        return found + [(f"/d/{one.path}", one.slug.replace("_", " ").replace("-", " ").capitalize()) for one in shown]
 
     def shell(self, here: str, theme: str = "") -> Shell:
         return Shell(secrets.token_urlsafe(16), self.assets.addresses, self.nav(), here, self.instance, theme)
@@ -122,7 +122,7 @@ class Page(AuthRequestHandler):
     async def show(self, dashboard: Dashboard, here: str) -> None:
         state, notes = decode(self.request.query, dashboard.spec)
         shell = self._site.shell(here, state.theme)
-        config = {**await self.render_session(dashboard, state), "path": f"/d/{dashboard.slug}"}
+        config = {**await self.render_session(dashboard, state), "path": f"/d/{dashboard.path}"}
         spec = dashboard.spec
         choices = {"range": ranges_of(dashboard), "zone": zones_of(dashboard, state)}
         chosen = {"range": state.range or spec.time.range or "all", "zone": state.zone or spec.time.zone or "UTC"}
@@ -141,7 +141,7 @@ class Home(Page):
     async def get(self) -> None:
         shown = list(self._site.board.world.dashboards.values())
         if len(shown) == 1:
-            await self.show(shown[0], f"/d/{shown[0].slug}")
+            await self.show(shown[0], f"/d/{shown[0].path}")
         else:
             await self.show_overview()
 
@@ -155,7 +155,7 @@ class DashboardPage(Page):
     async def get(self, slug: str) -> None:
         dashboard = self._site.board.dashboard(slug)
         if dashboard is not None:
-            await self.show(dashboard, f"/d/{dashboard.slug}")
+            await self.show(dashboard, f"/d/{dashboard.path}")
         elif why := self._site.board.world.unreachable:
             self.lost(
                 "Not there yet",

@@ -151,7 +151,7 @@ def _rows(dashboard: Dashboard) -> str:
         if not barred and any(one.kind not in small for _, one in cells):
             found.append(_filters(spec))
             barred = True
-        inner = "".join(_card(dashboard.slug, name, one) for name, one in cells)
+        inner = "".join(_card(dashboard.path, name, one) for name, one in cells)
         found.append(f'<div class="row r{index}">{inner}</div>')
     if not barred:
         found.append(_filters(spec))
@@ -167,7 +167,7 @@ def _filters(spec: DashboardSpec) -> str:
     return f'<div class="filters" role="group" aria-label="Filters"><div class="chips" id="chips"></div>{summary}</div>'
 
 
-def _card(slug: str, name: str, element: ElementSpec) -> str:
+def _card(path: str, name: str, element: ElementSpec) -> str:
     small = element.kind in {"kpi", "freshness"}
     subtitle = f"<p>{esc(element.subtitle)}</p>" if element.subtitle and not small else ""
     plotted = element.kind in DRAWN or element.kind == "multiples"
@@ -177,12 +177,12 @@ def _card(slug: str, name: str, element: ElementSpec) -> str:
     return (
         f'<section class="card {esc(element.kind)}" data-status="loading" {named}>'
         f'<header><div><h2>{esc(element.title)}</h2>{subtitle}</div><div class="legend"></div>'
-        f'<div class="acts">{_acts(slug, name, element, plotted)}</div></header>'
+        f'<div class="acts">{_acts(path, name, element, plotted)}</div></header>'
         f'<div class="body">{inside}{twin}<p class="note" hidden></p></div></section>'
     )
 
 
-def _acts(slug: str, name: str, element: ElementSpec, plotted: bool) -> str:
+def _acts(path: str, name: str, element: ElementSpec, plotted: bool) -> str:
     """Whole range again, table, CSV: what the kind has."""
     if element.kind not in EXPORTED:
         return ""
@@ -190,7 +190,7 @@ def _acts(slug: str, name: str, element: ElementSpec, plotted: bool) -> str:
     reset = button("reset", "reset", "Back to the whole range", f"{title}: whole range", " hidden")
     twin = button("twin", "table", "Show as a table", f"{title} as a table", ' aria-pressed="false"')
     save = (
-        f'<a class="iconic" data-act="csv" href="/csv/{esc(slug)}/{esc(name)}" download title="Save as CSV" '
+        f'<a class="iconic" data-act="csv" href="/csv/{esc(path)}/{esc(name)}" download title="Save as CSV" '
         f'aria-label="{esc(title)} as CSV">{icon("save")}</a>'
     )
     return (reset if element.x == "time" and plotted else "") + (twin if plotted else "") + save

@@ -121,7 +121,7 @@ Millrace.cards = (() => {
     const rows = (title, items, line) => items.length ? el("div", { class: "part" }, el("h3", {}, title), el("ul", {}, items.map(line))) : null;
     fill(box,
       data.dashboards.length ? el("section", { class: "card wide" }, el("header", {}, el("div", {}, el("h2", {}, "Dashboards"))),
-        el("ul", { class: "boards" }, data.dashboards.map((one) => el("li", {}, el("a", { href: `/d/${encodeURIComponent(one.slug)}` }, one.title), el("p", {}, one.description))))) : null,
+        el("ul", { class: "boards" }, data.dashboards.map((one) => el("li", {}, el("a", { href: `/d/${one.path}` }, one.title), el("p", {}, one.description))))) : null,
       data.pipelines.map((one) => el("section", { class: "card wide", "data-state": one.state },
         el("header", {}, el("div", {}, el("h2", {}, one.title), one.description ? el("p", {}, one.description) : null)),
         one.note ? el("p", { class: "trouble" }, one.note) : null,

@@ -76,6 +76,8 @@ async def _apply(session: Session, pipelines: Sequence[Pipeline]) -> None:
     def tell(applied: Applied) -> None:
         if applied.outcome is not Outcome.UNCHANGED:
             news.append(applied)
+        if applied.outcome is Outcome.CHANGED:
+            note(f"demo: {applied.kind} {applied.name} changed")
         if applied.outcome is Outcome.RAN:
             note(f"demo: {applied.name} loaded, {applied.detail}")
 

@@ -14,6 +14,7 @@ import click
 
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.terminal import colour, note, paint
+from millrace.laptop.down import running_pid
 from millrace.laptop.home import AREAS, Endpoints, Home
 from millrace.laptop.ports import PORT_BASE
 from millrace.laptop.up import UpOptions, up
@@ -63,7 +64,8 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
         if not detach:
             lines.append(asyncio.get_running_loop().create_task(_beat(settings), name="status lines"))
 
-    note(f"starting the five services in {settings.home}")
+    if running_pid(settings.home) <= 0:
+        note(f"starting the five services in {settings.home}")
     ctx.exit(
         up(
             UpOptions(

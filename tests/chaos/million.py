@@ -29,6 +29,7 @@ from millrace.client.tables import Table, create_table
 from millrace.extract.v1 import extract_pb2, extract_pb2_grpc
 from tests.chaos.episode import insist
 from tests.chaos.fleet import Fleet
+from tests.chaos.nursery import Nursery
 from tests.chaos.postgres import Server
 from tests.chaos.sources import FIRST_ID, SCHEMA, TABLE, CsvSource, Pace, PostgresSource
 
@@ -68,10 +69,12 @@ class Outcome:
 class Million:
     """One run. `given` and `stored` say how far the source and storage are."""
 
-    def __init__(self, task: Task, folder: Path, postgres: tuple[str, Callable[[str], object]] | None) -> None:
+    def __init__(
+        self, task: Task, folder: Path, postgres: tuple[str, Callable[[str], object]] | None, nursery: Nursery | None
+    ) -> None:
         self.task, self.dice = task, random.Random(task.seed)
         env = {"extract": {"MILLRACE_SECRET_PG": postgres[0]}} if postgres else {}
-        self.fleet = Fleet(folder, self.dice, env=env)
+        self.fleet = Fleet(folder, self.dice, nursery=nursery, env=env)
         self.outcome = Outcome(task.through)
         rate = task.rows / task.seconds
         self.csv = CsvSource(self.fleet.files, self.dice, rate, planted=False)
@@ -207,10 +210,11 @@ def batch_of(first: int, count: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
-async def play(task: Task) -> Outcome:
+async def play(task: Task, nursery: Nursery | None = None) -> Outcome:
+    """Without a nursery the services are started as a user starts them."""
     with tempfile.TemporaryDirectory(prefix="millrace-million-") as folder, Server() as server:
         postgres = server.address() if task.through == "postgres" else None
-        return await Million(task, Path(folder) / "home", postgres).run()
+        return await Million(task, Path(folder) / "home", postgres, nursery).run()
 
 
 def main() -> int:

@@ -11,12 +11,14 @@ import importlib
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,12 +78,20 @@ class Nursery:
 
     def start(self, area: str, env: Mapping[str, str], log: Path) -> Forked:
         """A service with exactly this environment; what it says goes to the end of `log`."""
+        return self._start({"area": area, "env": dict(env), "log": str(log)})
+
+    def run(self, module: str, arguments: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[int, str, str]:
+        """`python -m module …` to its end: code, output, errors. `folder`: where what it says is kept. Raises TimeoutError after 100 s."""
+        out, err = folder / f"said-{self._count}.out", folder / f"said-{self._count}.err"
+        wanted = {"module": module, "arguments": list(arguments), "env": dict(env), "log": str(out), "errors": str(err)}
+        code = self._start(wanted).wait(100)
+        return code, out.read_text(), err.read_text()
+
+    def _start(self, wanted: Mapping[str, Any]) -> Forked:
         self._count += 1
         number = self._count
         assert self._process.stdin is not None
-        self._process.stdin.write(
-            json.dumps({"number": number, "area": area, "env": dict(env), "log": str(log)}) + "\n"
-        )
+        self._process.stdin.write(json.dumps({**wanted, "number": number}) + "\n")
         self._process.stdin.flush()
         with self._changed:
             if not self._changed.wait_for(lambda: number in self._born, timeout=60):
@@ -115,6 +125,7 @@ def main() -> NoReturn:
     """Until its standard input ends."""
     for area in ("storage", "extract", "transform"):
         importlib.import_module(f"svc_{area}.__main__")
+    importlib.import_module("tests.contract.storage.backends")
     signal.signal(signal.SIGCHLD, _tell)
     while line := _line():
         wanted: dict[str, Any] = json.loads(line)
@@ -145,16 +156,37 @@ def _become(wanted: Mapping[str, Any]) -> None:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        log = os.open(wanted["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        log, errors = (
+            os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            for path in (wanted["log"], wanted.get("errors", wanted["log"]))
+        )
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
+        for ours, theirs in ((nothing, 0), (log, 1), (errors, 2)):
             os.dup2(ours, theirs)
         os.environ.clear()
         os.environ.update(wanted["env"], MILLRACE_SUPERVISOR_PID=str(os.getppid()))
         random.seed()
+        if "module" in wanted:
+            _run_module(wanted["module"], wanted["arguments"])
         child.start(wanted["area"])
     finally:
         os._exit(70)
+
+
+def _run_module(name: str, arguments: Sequence[str]) -> NoReturn:
+    """As `python -m name …`."""
+    sys.argv = [name, *arguments]
+    code = 0
+    try:
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,26 +13,26 @@ from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.domain.resource_names import Selection
 from svc_storage.domain.resources import Resources
 from tests.chaos import catalog_child
+from tests.chaos.nursery import Nursery
 
 LAST = 59
 POINTS = ("storage.before_catalog_commit", "storage.after_catalog_commit")
 
 
-def run_child(path: Path, first: int, failpoints: str) -> tuple[int, int]:
+def run_child(nursery: Nursery, path: Path, first: int, failpoints: str) -> tuple[int, int]:
     """(exit code, the last number that was answered)."""
-    command = [sys.executable, "-m", catalog_child.__name__, str(path), str(first), str(LAST)]
-    env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    answered = [int(line) for line in done.stdout.split()]
-    return done.returncode, answered[-1] if answered else first - 1
+    env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints}
+    code, said, _ = nursery.run(catalog_child.__name__, [str(path), str(first), str(LAST)], env, path.parent)
+    answered = [int(line) for line in said.split()]
+    return code, answered[-1] if answered else first - 1
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_every_request_is_done_once(tmp_path: Path, seed: int) -> None:
+async def test_every_request_is_done_once(tmp_path: Path, seed: int, nursery: Nursery) -> None:
     dice, path, first, kills = random.Random(seed), tmp_path / "catalog.sqlite", 0, 0
     while first <= LAST:
         point = f"{dice.choice(POINTS)}=kill:{dice.randint(1, 12)}" if kills < 8 else ""
-        code, answered = run_child(path, first, point)
+        code, answered = run_child(nursery, path, first, point)
         kills += code == -9
         first = answered + 1
     assert kills >= 4

@@ -23,10 +23,10 @@ Playing = dict[int, "asyncio.Task[Result]"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def playing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Playing]:
+async def playing(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> AsyncIterator[Playing]:
     """All of them, by seed."""
     places, kept = asyncio.Semaphore(AT_A_TIME), tmp_path_factory.mktemp("kept")
-    with Server() as server, Nursery() as nursery:
+    with Server() as server:
         tasks = {seed: asyncio.create_task(_one(seed, places, nursery, server, kept)) for seed in SEEDS}
         yield tasks
         for task in tasks.values():

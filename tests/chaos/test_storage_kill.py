@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from tests.chaos.nursery import Nursery
 from tests.chaos.power import lose_power
 
 POINTS = (
@@ -39,14 +39,34 @@ KILLS = 2
 TARGET = 600
 
 
-def run_child(data: Path, journal: Path, failpoints: str, *planted: str) -> tuple[int, list[str]]:
-    """(return code, what it said). `planted`: the name of a bug to build in."""
-    env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "MILLRACE_FSYNC_JOURNAL": str(journal)}
-    command = [sys.executable, "-m", "tests.chaos.storage_child", str(data), str(TARGET), *planted]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
-        raise AssertionError(f"the child failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
-    return done.returncode, done.stdout.splitlines()
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Starts storages on one data folder; `planted`: the name of a bug to build in."""
+
+    nursery: Nursery
+    folder: Path
+    planted: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    def run(self, failpoints: str, target: int = TARGET) -> tuple[int, list[str], str]:
+        """(return code, what it said, its errors)."""
+        env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "MILLRACE_FSYNC_JOURNAL": str(self.journal)}
+        arguments = [str(self.data), str(target), *self.planted]
+        code, said, wrong = self.nursery.run("tests.chaos.storage_child", arguments, env, self.folder)
+        return code, said.splitlines(), wrong
+
+    def killed_or_done(self, failpoints: str) -> tuple[int, list[str]]:
+        code, said, wrong = self.run(failpoints)
+        if code not in (0, -signal.SIGKILL):
+            raise AssertionError(f"the child failed:\n{said[-50:]}\n{wrong[-6000:]}")
+        return code, said
 
 
 def acknowledged(said: list[str]) -> int:
@@ -71,27 +91,26 @@ def _rows(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_kills_at(point: str, tmp_path: Path) -> None:
-    episode(tmp_path, point, random.Random(f"{SEED} {point}"))
+def test_kills_at(point: str, tmp_path: Path, nursery: Nursery) -> None:
+    episode(Children(nursery, tmp_path), point, random.Random(f"{SEED} {point}"))
 
 
-def episode(folder: Path, point: str, dice: random.Random, *planted: str) -> None:
+def episode(children: Children, point: str, dice: random.Random) -> None:
     """Kills at one point a few times, every second time with a power loss, then lets it end, and counts."""
-    data, journal = folder / "data", folder / "journal"
     acked, story = 0, [f"seed {SEED}, {point}"]
     for kill in range(KILLS):
         hit = dice.randint(1, 1 if point in ("storage.after_create_folder", "storage.before_fence") else 4)
-        code, said = run_child(data, journal, f"{point}=kill:{hit}", *planted)
+        code, said = children.killed_or_done(f"{point}=kill:{hit}")
         story.append(f"kill {kill}: {point}=kill:{hit}, code {code}, {said[:1]}, acked {acknowledged(said)}")
         acked = max(check_opened(said, acked, story), acknowledged(said))
         if code == 0:
             break
         if kill % 2:
-            story += lose_power(data, journal, dice)
-    code, said = run_child(data, journal, "", *planted)
+            story += lose_power(children.data, children.journal, dice)
+    code, said = children.killed_or_done("")
     assert code == 0
     check_opened(said, acked, story)
-    check(data, said, "\n".join(story))
+    check(children.data, said, "\n".join(story))
 
 
 def check_opened(said: list[str], acked: int, story: list[str]) -> int:
@@ -105,18 +124,15 @@ def check_opened(said: list[str], acked: int, story: list[str]) -> int:
 
 
 @pytest.mark.parametrize("point", ["storage.before_commit", "storage.after_commit", "storage.after_commit_fsync"])
-def test_an_answer_that_is_lost_is_read_again(point: str, tmp_path: Path) -> None:
-    data, journal = tmp_path / "data", tmp_path / "journal"
-    env = {**os.environ, "MILLRACE_FAILPOINTS": f"{point}=error:5"}
-    command = [sys.executable, "-m", "tests.chaos.storage_child", str(data), "400"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+def test_an_answer_that_is_lost_is_read_again(point: str, tmp_path: Path, nursery: Nursery) -> None:
+    children = Children(nursery, tmp_path)
+    code, said, wrong = children.run(f"{point}=error:5", 400)
     if point == "storage.before_commit":  # it did not happen: the writer is told, and opens again
-        assert done.returncode != 0
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout.splitlines()[-1] == "done", done.stderr[-3000:]
-    (folder,) = (data / "tables").iterdir()
+        assert code != 0
+        code, said, wrong = children.run("", 400)
+    assert said[-1] == "done", wrong[-3000:]
+    (folder,) = (children.data / "tables").iterdir()
     assert sorted(_rows(folder)) == list(range(400))
-    assert not journal.exists()
 
 
 @pytest.mark.parametrize(
@@ -127,20 +143,21 @@ def test_an_answer_that_is_lost_is_read_again(point: str, tmp_path: Path) -> Non
         ("position_outside", "storage.before_ack"),
     ],
 )
-def test_a_planted_bug_is_caught(bug: str, point: str, tmp_path: Path) -> None:
+def test_a_planted_bug_is_caught(bug: str, point: str, tmp_path: Path, nursery: Nursery) -> None:
     def episodes() -> None:
         for number in range(4):
             folder = tmp_path / str(number)
             folder.mkdir()
-            episode(folder, point, random.Random(f"{SEED} {bug} {number}"), bug)
+            episode(Children(nursery, folder, (bug,)), point, random.Random(f"{SEED} {bug} {number}"))
 
     with pytest.raises(AssertionError):
         episodes()
 
 
 @pytest.mark.parametrize(("planted", "code"), [((), 0), (("no_epoch_check",), 1)])
-def test_a_stopped_writer_that_wakes_up_is_refused(planted: tuple[str, ...], code: int, tmp_path: Path) -> None:
+def test_a_stopped_writer_that_wakes_up_is_refused(
+    planted: tuple[str, ...], code: int, tmp_path: Path, nursery: Nursery
+) -> None:
     """What it still sends after another took over would stand where the other's rows belong."""
-    command = [sys.executable, "-m", "tests.chaos.storage_zombie", str(tmp_path), *planted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stderr[-3000:]
+    found, _, wrong = nursery.run("tests.chaos.storage_zombie", [str(tmp_path), *planted], os.environ, tmp_path)
+    assert found == code, wrong[-3000:]

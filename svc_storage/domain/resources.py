@@ -211,6 +211,7 @@ class Resources:
         task = asyncio.ensure_future(commit())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # also when the caller went away
         return await asyncio.shield(task)
 
 

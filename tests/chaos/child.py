@@ -26,10 +26,10 @@ def prepare_storage(main: Any, losses: Losses) -> None:
     compaction.FAN_IN = 4
     main.Policy = partial(
         main.Policy,
-        checkpoint_every=8,
-        keep_log_us=2 * SECOND_US,
-        keep_versions=12,
-        trim_every_us=SECOND_US,
+        checkpoint_every=5,
+        keep_log_us=SECOND_US,
+        keep_versions=6,
+        trim_every_us=SECOND_US // 2,
         collect_every_us=5 * SECOND_US,
         orphan_us=20 * SECOND_US,
     )

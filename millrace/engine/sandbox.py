@@ -27,6 +27,14 @@ _OPENING = re.compile(r"[(\[{]")
 _UNCERTAIN = re.compile(r"/\*|\$\w*\$|\b[eE]'")
 _TOKENS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|[(\[{]|[)\]}]")
 
+MAX_GROWTH = 10_000
+"""By how much all of a text's `repeat` and `lpad` together may blow a value up."""
+_GROWING = {"repeat": 1, "lpad": 1, "rpad": 1, "list_resize": 1, "array_resize": 1, "bar": 3}
+"""Function → which argument says how large its value becomes. DuckDB computes constants while it plans, where neither its memory limit nor
+an interrupt reaches: `range(1000000000)` took 12 GB and every thread, `lpad` half a minute after its deadline."""
+_SERIES = frozenset({"range", "generate_series"})
+_WIDE = re.compile(r"\d{5,}|\*|\{[^}]*\{")
+
 _EXPRESSIONS = words(
     """
     BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA LAMBDA_REF OPERATOR PARAMETER
@@ -184,6 +192,8 @@ class _Walk:
 
     def __init__(self, found: Parsed) -> None:
         self._found = found
+        self._growth = 1
+        self._streamed: set[int] = set()
 
     def visit(self, node: Any, scope: Mapping[str, bool], depth: int) -> None:
         if depth > _MAX_DEPTH:
@@ -226,7 +236,9 @@ class _Walk:
         if kind == "BASE_TABLE":
             self._base_table(node, scope)
         elif kind == "TABLE_FUNCTION":
-            name = str(node.get("function", {}).get("function_name", "")).lower()
+            function = node.get("function", {})
+            self._streamed.add(id(function))  # written in FROM, a series comes in chunks
+            name = str(function.get("function_name", "")).lower()
             if name not in TABLE_FUNCTIONS:
                 raise SqlInvalid(f"refused: the table function `{name}` (allowed: unnest, range, generate_series)")
 
@@ -251,6 +263,7 @@ class _Walk:
             raise SqlInvalid(f"refused: {_readable(kind)}")
         if kind in ("FUNCTION", "WINDOW"):
             self._function(str(node.get("function_name", "")).lower())
+            self._size(node)
         elif kind == "TYPE":
             self._type(node)
         elif kind == "PARAMETER":
@@ -265,10 +278,39 @@ class _Walk:
         if name in VOLATILE:
             self._found.volatile.add(name)
 
+    def _size(self, node: dict[str, Any]) -> None:
+        """Raises SqlInvalid for a function whose value may be of any size."""
+        name = str(node.get("function_name", "")).lower()
+        arguments = [argument.get("expression", argument) for argument in node.get("arguments", ())]
+        if name in _SERIES and id(node) not in self._streamed:
+            raise SqlInvalid(
+                f"refused: `{name}` as a value, which has to be built whole",
+                hint=f"write it in FROM, where it streams: FROM {name}(…) t(i)",
+            )
+        if name in ("format", "printf"):
+            text = _constant(arguments[0]) if arguments else None
+            if text is None or _WIDE.search(text):
+                raise SqlInvalid(f"refused: `{name}` with a pattern that is no constant, or with a width of its own")
+        if (at := _GROWING.get(name)) is not None and len(arguments) > at:
+            text = _constant(arguments[at])
+            if text is None or not text.isdecimal():
+                raise SqlInvalid(f"refused: `{name}` with a size that is no constant", hint="write the number itself")
+            self._growth *= max(1, int(text[:20]))
+            if self._growth > MAX_GROWTH:
+                raise SqlInvalid(
+                    f"refused: `{name}` beyond {MAX_GROWTH:,}", hint="all sizes of one text are multiplied: lower them"
+                )
+
     def _type(self, node: dict[str, Any]) -> None:
         name = str(node.get("type_name", "")).lower()
         if node.get("schema") or node.get("catalog") or (name and name not in TYPES):
             raise SqlInvalid(f"refused: the type `{name}`")
+
+
+def _constant(expression: dict[str, Any]) -> str | None:
+    """The literal's text; None when the value is known only when the text runs."""
+    literal = expression.get("literal")
+    return str(literal.get("text", "")) if isinstance(literal, dict) else None
 
 
 def _is_recursive(entry: dict[str, Any]) -> bool:

@@ -74,13 +74,14 @@ def _missing(message: Any, descriptor: Descriptor, prefix: str, budget: Iterator
 
 
 def _check_enum(value: Any, field: FieldDescriptor, prefix: str) -> None:
-    known = field.enum_type.values_by_number
+    kind = field.enum_type
+    assert kind is not None  # `_Plan.enums` holds such fields only
     for number in value if field.is_repeated else (value,):
-        if number not in known:
+        if number not in kind.values_by_number:
             raise errors.FieldInvalid(
-                f"{number} is no {field.enum_type.name}",
+                f"{number} is no {kind.name}",
                 field=prefix + field.name,
-                hint=f"one of {', '.join(list(field.enum_type.values_by_name)[1:13])}",
+                hint=f"one of {', '.join(list(kind.values_by_name)[1:13])}",
             )
 
 

@@ -85,13 +85,15 @@ def plot(
     """Everything that is drawn of `rows`. Rows without a place on the axis (NULL) are left out here and kept in table and CSV."""
     cells = _cells(drawing, rows)
     places = sorted(cells)[-MAX_BARS:]
+    lines = drawing.spec.kind == "line"
+    base = None if lines else base
     base_heights = _totals(_cells(drawing, base)) if base is not None else {}
     places = sorted({*places, *base_heights})[-MAX_BARS:]
     labels = _labels(drawing, rows, places)
     series = series_of(drawing, [key for at in cells.values() for key in at])
     heights = _heights(drawing, series, cells, places)
     left, right = _edges(drawing, places)
-    bottoms, tops = _stacked(heights)
+    bottoms, tops = _beside(heights) if lines else _stacked(heights)
     forecast = _band(drawing, band)
     base_array = np.array([base_heights.get(at, math.nan) for at in places], dtype=float)
     high = _highest([*tops, base_array, *([forecast.high] if forecast else [])])
@@ -219,6 +221,11 @@ def _stacked(heights: Sequence[Array]) -> tuple[tuple[Array, ...], tuple[Array, 
     return tuple(bottoms), tuple(tops)
 
 
+def _beside(heights: Sequence[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Lines share an axis and stand on nothing: each is read off it."""
+    return tuple(np.where(np.isnan(height), math.nan, 0.0) for height in heights), tuple(heights)
+
+
 def _highest(arrays: Sequence[Array]) -> float:
     finite = [array[np.isfinite(array)] for array in arrays]
     return max((float(array.max()) for array in finite if len(array)), default=0.0)
@@ -284,17 +291,19 @@ def _summary(drawing: Drawing, series: Sequence[Series], heights: Sequence[Array
     y = label_of(drawing.spec.y, drawing.fields)
     if not labels:
         return f"{drawing.spec.title or y}: no rows"
-    totals = np.nansum(np.vstack(heights), axis=0)
+    lines = drawing.spec.kind == "line"
+    stack = np.nan_to_num(np.vstack(heights), nan=_lowest(heights) if lines else 0.0)
+    totals = stack.max(axis=0) if lines else stack.sum(axis=0)
     peak = int(np.argmax(totals))
     form = drawing.field(drawing.spec.y).format
     parts = [
         f"{one.label} {number_text(float(np.nansum(heights[i])), form)}"
         for i, one in enumerate(series)
-        if drawing.spec.stack
+        if drawing.spec.stack and not lines
     ]
     split = f" ({', '.join(parts)})" if parts else ""
     high = f"highest {number_text(float(totals[peak]), form)} at {labels[peak]}"
-    return f"{drawing.spec.title or y}: {len(labels)} bars from {labels[0]} to {labels[-1]}{split}; {high}."
+    return f"{drawing.spec.title or y}: {len(labels)} {'points' if lines else 'bars'} from {labels[0]} to {labels[-1]}{split}; {high}."
 
 
 def _band(drawing: Drawing, rows: pa.Table | None) -> Band | None:

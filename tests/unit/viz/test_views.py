@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -37,6 +38,17 @@ async def test_a_stacked_chart(answers: MemoryAnswers) -> None:
     assert "highest 5 at Mon 01 Jul 08:00" in drawn.summary
     table = charts.twin(Drawing.of(SPEC, "ts", "America/New_York"), drawn)
     assert len(table["rows"]) == len(drawn.left)
+
+
+async def test_lines_are_not_stacked(answers: MemoryAnswers) -> None:
+    drawing = Drawing.of(SPEC, "ts", "America/New_York")
+    drawing = replace(drawing, spec=replace(drawing.spec, kind="line"))
+    rows = (await answered(answers, "ts")).rows
+    drawn = charts.plot(drawing, rows, base=rows)
+    at = drawn.titles.index("Mon 01 Jul 08:00")
+    assert [float(one[at]) for one in drawn.tops] == [3, 2, 0], "each is read off the axis: office 22 °C is not 57 °C"
+    assert not len(drawn.base), "no silhouette of sums behind lines"
+    assert drawn.summary.endswith("highest 3 at Mon 01 Jul 08:00."), drawn.summary
 
 
 async def test_a_histogram_is_coloured_by_threshold_and_leaves_gaps(answers: MemoryAnswers) -> None:

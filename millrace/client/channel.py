@@ -17,6 +17,7 @@ from millrace.client.resume import Backoff, resumable
 
 AUTHORIZATION = "authorization"
 RESOURCE = "x-millrace-resource"
+MAX_RESOURCE = 400
 STORE_ID = "x-millrace-store-id"
 
 CRUD_DEADLINE_S = 10.0
@@ -69,7 +70,9 @@ class Connection:
 
     def metadata(self, resource: str = "") -> tuple[tuple[str, str], ...]:
         """What every call sends; `resource` is the full name that authorisation looks at."""
-        pairs = [(RESOURCE, resource)] if resource else []
+        # A name that metadata cannot carry is no name: the server says so, gRPC would only fail.
+        fit = resource.isascii() and resource.isprintable() and len(resource) <= MAX_RESOURCE
+        pairs = [(RESOURCE, resource)] if resource and fit else []
         if self.store_id:
             pairs.append((STORE_ID, self.store_id))
         if self.token is not None and (token := self.token()):

@@ -194,3 +194,10 @@ async def test_a_watch_ends_when_the_table_is_deleted(client: Client) -> None:
     await asyncio.sleep(0.1)
     await table.delete()
     await asyncio.wait_for(watching, 10)
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "é", "x" * 5_000], ids=["NUL", "not ASCII", "long"])
+async def test_a_name_that_metadata_cannot_carry_is_refused_with_a_reason(client: Any, name: str) -> None:
+    with pytest.raises(errors.MillraceError) as refused:
+        await client.table(name).info()
+    assert refused.value.reason in ("FIELD_INVALID", "TABLE_NOT_FOUND")

@@ -14,6 +14,8 @@ from svc_extract.convert.sources import on_bad_row_from
 from svc_extract.domain.ingest import Finish, Flush, Frame, IngestBatch, IngestOpen, RecordFormat
 from svc_extract.ports import OnBadRow, PushCommitted, PushDone, PushOpened
 
+MAX_RECORDS = 20_000
+"""In one message: a million empty ones take 2 MB on the wire and a minute of everyone's time to judge."""
 _FORMATS = {pb.RECORD_FORMAT_JSON: RecordFormat.JSON, pb.RECORD_FORMAT_CSV: RecordFormat.CSV}
 
 
@@ -62,6 +64,12 @@ def _batch(message: pb.IngestBatch) -> IngestBatch:
     found = _FORMATS.get(message.records.format)
     if found is None:
         raise FieldInvalid("JSON or CSV", field="batch.records.format")
+    if (count := len(message.records.records)) > MAX_RECORDS:
+        raise FieldInvalid(
+            f"{count:,} records; a message carries at most {MAX_RECORDS:,}",
+            field="batch.records.records",
+            hint="send them in several messages",
+        )
     return IngestBatch(offset=offset, records=message.records.records, format=found, position=position)
 
 

@@ -29,6 +29,7 @@ from svc_extract.ports import (
 )
 
 ASIDE_BYTES = 32 * 1024
+ASIDE_RECORDS = 500
 SETTLE_S = 3.0
 """How long a stream that should end waits for its last commit."""
 
@@ -160,7 +161,7 @@ class IngestStream:
         if frame.format is None:
             await self._channel.send(frame.offset, None, frame.payload, (), frame.position)
             return self._was_sent(frame.offset + int(getattr(frame.payload, "row_count", 0)))
-        if sum(map(len, frame.records)) > ASIDE_BYTES:
+        if len(frame.records) > ASIDE_RECORDS or sum(map(len, frame.records)) > ASIDE_BYTES:
             parsed = await asyncio.to_thread(self._parsed, frame.records, frame.format)
         else:
             parsed = self._parsed(frame.records, frame.format)

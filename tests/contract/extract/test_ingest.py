@@ -79,6 +79,7 @@ def test_offsets_are_storages(grpc_stub: Any, push_source: str) -> None:
         (["open", text(None, b"{}")], ("FIELD_REQUIRED", "batch.offset")),
         (["open", pb.IngestRequest(batch=pb.IngestBatch(offset=0))], ("FIELD_REQUIRED", "batch.batch|records")),
         (["open", text(0, b"{}", format=99)], ("FIELD_INVALID", "batch.records.format")),
+        (["open", text(0, *[b""] * 1_000_000)], ("FIELD_INVALID", "batch.records.records")),
     ],
 )
 def test_frames_out_of_order_get_their_reason_in_band_first(

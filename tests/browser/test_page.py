@@ -36,6 +36,10 @@ async def test_it_opens_with_its_key_and_tells_nothing_without(context: BrowserC
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     again = await visit(context, stage, stage.page.url)
     await again.ready()
+    kept = await visit(context, stage, f"{stage.page.url}?range=24h&key={stage.page.key}&theme=light")
+    await kept.ready()
+    assert "range=24h" in kept.page.url, "a link to a view stays one with the key in it"
+    assert "key=" not in kept.page.url
     assert right.errors == again.errors == []
     assert all(url.startswith((stage.page.url, "data:")) for url in right.requests), "nothing is asked of anyone else"
 

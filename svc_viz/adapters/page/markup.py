@@ -246,5 +246,7 @@ def sign_in_page(nonce: str, *, wrong_key: bool) -> str:
 
 
 def key_page(nonce: str) -> str:
-    """Goes on to the page without the key. A redirect would lose the cookie on a click from another site."""
-    return _bare(nonce, f'<p>Opening…</p><script nonce="{nonce}">location.replace(location.pathname)</script>')
+    """Goes on to the same view without the key. A redirect would lose the cookie on a click from another site."""
+    rest = 'location.search.slice(1).split("&").filter((one) => one && !one.startsWith("key=")).join("&")'
+    go = f'const rest = {rest}; location.replace(location.origin + location.pathname + (rest && "?" + rest))'
+    return _bare(nonce, f'<p>Opening…</p><script nonce="{nonce}">{go}</script>')

@@ -18,8 +18,7 @@ from millrace.engine.sandbox import parse, with_total_order
 from millrace.engine.views import quote
 from millrace.errors import SqlInvalid
 from svc_analysis.adapters.compile.queries import compile_highest, compile_spec
-from svc_analysis.domain.resolve import Resolved
-from svc_analysis.ports import Pinned, Ref, Result, Statement, Text
+from svc_analysis.ports import Pinned, Ref, Resolved, Result, Statement, Text
 
 _SCHEMA = "q"
 """Where compiled questions see their table: a schema of its own, so that a table may bear any name that a namespace may."""

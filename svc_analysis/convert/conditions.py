@@ -9,7 +9,7 @@ from millrace.types.v1 import types_pb2
 from millrace.wire.clock import micros_of
 from millrace.wire.values import python_from_proto
 from svc_analysis.domain.conditions import MAX_DEPTH
-from svc_analysis.domain.spec import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf, Op, Scalar, TimeRange
+from svc_analysis.ports import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf, Op, Scalar, TimeRange
 
 _OPS: Mapping[int, Op] = {types_pb2.CompareOp.Value(f"COMPARE_OP_{op.name}"): op for op in Op}
 

@@ -13,7 +13,7 @@ from millrace.errors import FieldInvalid, FieldRequired
 from millrace.wire.values import python_from_proto
 from svc_analysis.convert.conditions import optional_condition, time_range_from
 from svc_analysis.domain.question import Question, SqlText
-from svc_analysis.domain.spec import (
+from svc_analysis.ports import (
     Aggregate,
     Bins,
     Column,

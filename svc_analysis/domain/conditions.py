@@ -9,7 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from millrace.errors import FieldInvalid
-from svc_analysis.domain.spec import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf, Scalar
+from svc_analysis.ports import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf, Scalar
 
 Columns = Mapping[str, pa.DataType]
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from millrace.errors import FieldInvalid, SqlInvalid
 from svc_analysis.domain.resolve import names_storage_columns, resolve, time_column
-from svc_analysis.domain.spec import Spec
-from svc_analysis.ports import Engine, Language, Pinned, Ref, Statement, Tables, Text
+from svc_analysis.ports import Engine, Language, Pinned, Ref, Spec, Statement, Tables, Text
 
 
 @dataclass(frozen=True, slots=True)

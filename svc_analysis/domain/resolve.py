@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 
 from millrace.arrow.types import known_zone
 from millrace.errors import FieldInvalid, FieldRequired
 from svc_analysis.domain.conditions import Columns, check_condition, columns_of
-from svc_analysis.domain.spec import (
+from svc_analysis.ports import (
     Aggregate,
     Bins,
     Column,
-    Condition,
     Dimension,
     Expression,
     Fill,
     Measure,
     OrderKey,
+    Resolved,
     Spec,
     TimeBucket,
     TimePart,
     Unit,
+    Window,
 )
 
 MAX_COUNT = 10_000
@@ -35,40 +36,6 @@ _NUMERIC_RESULT = frozenset(
         Aggregate.COUNT, Aggregate.COUNT_DISTINCT, Aggregate.SUM, Aggregate.AVG, Aggregate.QUANTILE, Aggregate.STDDEV, Aggregate.SHARE,
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which part of the time counts: `[start_us, end_us)` of `column`. `empty`: no row can match."""
-
-    column: str
-    start_us: int | None
-    end_us: int | None
-    empty: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A spec that fits its table. Every dimension and measure has its name, every time expression its column and zone.
-
-    `order` ends with all dimensions, so that the order of groups is total. `columns`: the table's, by name."""
-
-    dimensions: tuple[Dimension, ...]
-    measures: tuple[Measure, ...]
-    where: Condition | None
-    window: Window | None
-    fill: Fill
-    order: tuple[OrderKey, ...]
-    limit: int
-    columns: dict[str, pa.DataType]
-
-    @property
-    def grouped(self) -> bool:
-        return bool(self.measures)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (*(d.name for d in self.dimensions), *(m.name for m in self.measures))
 
 
 def time_column(spec: Spec, event_time_column: str) -> str:

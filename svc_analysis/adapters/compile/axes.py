@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from sqlglot import exp
 
 from svc_analysis.adapters.compile.terms import call, cast, column, double, instant, number
-from svc_analysis.domain.spec import Bins, TimeBucket, Unit
+from svc_analysis.ports import Bins, TimeBucket, Unit
 
 MAX_KEYS = 1_000_000
 TOO_MANY_BUCKETS = "millrace: too many buckets"

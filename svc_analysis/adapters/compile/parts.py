@@ -7,7 +7,7 @@ from sqlglot import exp
 
 from svc_analysis.adapters.compile.axes import at_zone
 from svc_analysis.adapters.compile.terms import call, cast, column, condition, double
-from svc_analysis.domain.spec import Aggregate, Measure, Part, TimePart
+from svc_analysis.ports import Aggregate, Measure, Part, TimePart
 
 _PARTS = {
     Part.HOUR_OF_DAY: "hour",

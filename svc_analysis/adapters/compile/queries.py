@@ -24,8 +24,7 @@ from svc_analysis.adapters.compile.terms import (
     number,
     render,
 )
-from svc_analysis.domain.resolve import Resolved
-from svc_analysis.domain.spec import Bins, Column, Dimension, Fill, OrderKey, TimeBucket, TimePart
+from svc_analysis.ports import Bins, Column, Dimension, Fill, OrderKey, Resolved, TimeBucket, TimePart
 
 
 def compile_spec(spec: Resolved, schema: str, table: str, *, total_order: bool) -> str:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 
-from svc_analysis.domain.spec import AnyOf, Compare, Condition, IsNull, Not, OneOf, Op, Scalar
+from svc_analysis.ports import AnyOf, Compare, Condition, IsNull, Not, OneOf, Op, Scalar
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _OPS: dict[Op, type[exp.Binary]] = {

@@ -20,7 +20,7 @@ from millrace.engine.faults import translate
 from millrace.errors import FieldInvalid, FieldRequired, ResultTooLarge
 from svc_analysis.adapters.compile.queries import compile_spec
 from svc_analysis.domain.resolve import resolve
-from svc_analysis.domain.spec import (
+from svc_analysis.ports import (
     Aggregate,
     AllOf,
     AnyOf,

@@ -32,6 +32,8 @@ from tests.chaos.plan import Plan, Trouble, draw
 from tests.chaos.sources import OUTPUT, SCHEMA, TABLE, Account, CsvSource, PostgresSource, Pusher
 
 CATCH_UP_LIMIT_S = 90.0
+LEAST_ROWS = 2_000
+"""Of the CSV alone: an episode without any kill goes on until then."""
 SOURCE = "namespaces/default/sources/{}"
 Postgres = tuple[str, Callable[[str], object]]
 """(URI, runs SQL)"""
@@ -130,7 +132,7 @@ class Episode:
             giving = [tasks.create_task(one.run(self.stop)) for one in (self.csv, self.pusher, self.pg) if one]
             others = [tasks.create_task(self._trouble(one)) for one in self.plan.troubles]
             others += [tasks.create_task(self._replace_source())] if self.plan.replaced else []
-            least = tasks.create_task(asyncio.sleep(6.0))
+            least = tasks.create_task(self._until(self._given_enough, "rows were given"))
             await asyncio.gather(*lives, *others, least)
             if self.plan.zombie:
                 await self._zombie()
@@ -252,6 +254,9 @@ class Episode:
             raise EpisodeFailed(
                 f"rows, dead letters, derived rows: {found} of {wanted} after {CATCH_UP_LIMIT_S:g} s"
             ) from late
+
+    async def _given_enough(self) -> bool:
+        return self.csv.account.given >= LEAST_ROWS
 
     async def _until(self, true: Callable[[], Any], what: str, limit_s: float = 60.0) -> None:
         ends = time.monotonic() + limit_s

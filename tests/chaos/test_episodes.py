@@ -1,6 +1,6 @@
 """Twelve episodes of the hundred that `make chaos` plays. One that fails says how to play it again alone.
 
-Three are played at a time: an episode mostly waits, for leases to run out and for processes to come back.
+Four are played at a time: an episode mostly waits, for leases to run out and for processes to come back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.chaos.plan import draw
 from tests.chaos.postgres import Server
 
 SEEDS = tuple(range(1000, 1012))
-AT_A_TIME = 3
+AT_A_TIME = 4
 Playing = dict[int, "asyncio.Task[Result]"]
 
 

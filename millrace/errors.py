@@ -366,4 +366,6 @@ def from_reason(
 ) -> MillraceError:
     """The error a server raised, from what its status carried. An unknown reason (a newer server) becomes `Unexpected`."""
     kind = reasons().get(reason, Unexpected)
-    return kind(message, field=field, hint=hint, metadata=metadata, retry_after_ms=retry_after_ms, violations=violations)
+    return kind(
+        message, field=field, hint=hint, metadata=metadata, retry_after_ms=retry_after_ms, violations=violations
+    )

@@ -73,7 +73,9 @@ class TableRows:
 
 def _check_etag(old: TableRow, expected: str) -> None:
     if old.etag != expected:
-        raise EtagMismatch("it was changed meanwhile", field="etag", hint="get it, apply the change again, send the new etag")
+        raise EtagMismatch(
+            "it was changed meanwhile", field="etag", hint="get it, apply the change again, send the new etag"
+        )
 
 
 def _not_found(name: str) -> TableNotFound:

@@ -78,7 +78,9 @@ def parse_selection(text: str, *, field: str) -> Selection:
 
 def missing(name: str) -> Missing:
     collection = name.split("/", 3)[2]
-    return COLLECTIONS[collection](f"`{name}` does not exist", field="name", hint=f"list {collection} to see what there is")
+    return COLLECTIONS[collection](
+        f"`{name}` does not exist", field="name", hint=f"list {collection} to see what there is"
+    )
 
 
 def _check_collection(collection: str, field: str) -> None:

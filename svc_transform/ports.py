@@ -200,7 +200,7 @@ class Output(Protocol):
         Raises WriterFenced and LeaseLost: stop."""
 
     async def commit(self) -> Written:
-        """Waits until all is durable."""
+        """Waits until all is durable; the output takes no more rows."""
 
     async def close(self) -> None:
         """Drops what is not committed. Safe to repeat."""

@@ -8,7 +8,6 @@ from typing import Any
 from millrace.extract.v1 import extract_pb2 as pb
 from millrace.server.identity import caller
 from millrace.server.lifecycle import heartbeats
-from millrace.server.resource import check_resource
 from svc_extract.convert import runs as convert
 from svc_extract.domain.runs import Runs
 from svc_extract.ports import Clock, Finished
@@ -19,7 +18,6 @@ class RunRpcs:
         self._runs, self._clock = runs, clock
 
     async def RunSource(self, request: pb.RunSourceRequest, context: Any) -> None:
-        check_resource(context, request.source)
         wish = convert.wish_from(request, caller().principal)
         if request.validate_only:
             await context.write(convert.response(await self._runs.rehearse(wish), None))
@@ -37,10 +35,8 @@ class RunRpcs:
                 await context.write(convert.response(event, shown))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
-        check_resource(context, request.name)
         return pb.GetRunResponse(run=convert.run_to(await self._runs.get(request.name)))
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:
-        check_resource(context, request.name)
         run = await self._runs.cancel(request.name, request_id=request.request_id)
         return pb.CancelRunResponse(run=convert.run_to(run))

@@ -6,7 +6,6 @@ from typing import Any
 
 from millrace.extract.v1 import extract_pb2 as pb
 from millrace.server.identity import caller
-from millrace.server.resource import check_resource
 from svc_extract.convert import sources as convert
 from svc_extract.domain.sources import Sources
 
@@ -22,14 +21,12 @@ class SourceRpcs:
         return convert.report_to(await self._sources.examine(convert.spec_from(request.spec)))
 
     async def PutSource(self, request: pb.PutSourceRequest, context: Any) -> pb.PutSourceResponse:
-        check_resource(context, request.source.name)
         stored = await self._sources.put(
             convert.source_from(request.source), request_id=request.request_id, owner=caller().principal
         )
         return pb.PutSourceResponse(source=convert.source_to(stored))
 
     async def GetSource(self, request: pb.GetSourceRequest, context: Any) -> pb.GetSourceResponse:
-        check_resource(context, request.name)
         return pb.GetSourceResponse(source=convert.source_to(await self._sources.get(request.name)))
 
     async def ListSources(self, request: pb.ListSourcesRequest, context: Any) -> pb.ListSourcesResponse:
@@ -39,6 +36,5 @@ class SourceRpcs:
         return pb.ListSourcesResponse(sources=map(convert.source_to, page), next_page_token=token)
 
     async def DeleteSource(self, request: pb.DeleteSourceRequest, context: Any) -> pb.DeleteSourceResponse:
-        check_resource(context, request.name)
         await self._sources.delete(request.name, etag=request.etag, request_id=request.request_id)
         return pb.DeleteSourceResponse()

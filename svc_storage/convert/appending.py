@@ -23,12 +23,22 @@ MAX_MESSAGE_BYTES = 4 << 20
 _ACK_TIMEOUT_S = 30.0
 
 
-def open_from(frame: pb.AppendRowsRequest, *, principal: str, trace_context: str) -> OpenRequest:
-    """From the first frame. Raises StreamProtocol, FieldInvalid."""
+SERVICES_OWN = ("sources/", "transforms/")
+"""How extract and transform name their writers: taken by anybody else, a source of that name could never write."""
+
+
+def open_from(frame: pb.AppendRowsRequest, *, principal: str, is_service: bool, trace_context: str) -> OpenRequest:
+    """From the first frame. Raises StreamProtocol, FieldInvalid, NotAllowed."""
     if frame.WhichOneof("message") != "open":
         raise errors.StreamProtocol("the first frame is `open`", field="open")
     wish = frame.open
     table_name(wish.table, at="open.table")
+    if wish.writer_id.startswith(SERVICES_OWN) and not is_service:
+        raise errors.NotAllowed(
+            f"writer ids that begin with {' or '.join(f'`{own}`' for own in SERVICES_OWN)} belong to services",
+            field="open.writer_id",
+            hint="choose another",
+        )
     return OpenRequest(
         writer=wish.writer_id,
         epoch=wish.epoch,

@@ -29,7 +29,10 @@ class AppendRpcs:
         first = await anext(request_iterator, None)
         if first is None:
             raise errors.StreamProtocol("the first frame is `open`", field="open")
-        request = convert.open_from(first, principal=caller().principal, trace_context=traceparent())
+        who = caller()
+        request = convert.open_from(
+            first, principal=who.principal, is_service=who.is_service, trace_context=traceparent()
+        )
         table = await self._opened.table(first.open.table, uid=first.open.table_uid)
         stream = await table.committer.open(request)
         life = stream_life(context)

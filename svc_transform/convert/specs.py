@@ -28,12 +28,15 @@ def recipe_of(
         if not 0 <= delay_ms <= MAX_DELAY_MS:
             raise FieldInvalid("max_delay lies between 0 and 3,600 s", field="transform.spec.max_delay")
     namespace = name.split("/")[1] if name.count("/") >= 3 else "default"
+    output = table_name(spec.output, namespace, field="transform.spec.output")
+    if output.split("/")[1] != namespace:
+        raise FieldInvalid("a transform writes within its own namespace", field="transform.spec.output")
     return Recipe(
         name=name,
         uid=uid,
         generation=generation,
         sql=spec.sql,
-        output=table_name(spec.output, namespace, field="transform.spec.output"),
+        output=output,
         driving_table=spec.driving_table
         and table_name(spec.driving_table, namespace, field="transform.spec.driving_table"),
         event_time_column=spec.event_time_column,

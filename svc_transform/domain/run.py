@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from millrace.errors import ChangesNotAppendOnly, SchemaMismatch, TableNotFound, TableRecreated, VersionExpired
+from millrace.errors import (
+    ChangesNotAppendOnly,
+    FieldInvalid,
+    SchemaMismatch,
+    TableNotFound,
+    TableRecreated,
+    VersionExpired,
+)
 from millrace.failpoints import failpoint
 from svc_transform.domain.incrementality import Vocabulary, judge
 from svc_transform.domain.plan import plan
@@ -54,7 +61,17 @@ class Runner:
         if recipe.output in inspection.inputs:
             raise SchemaMismatch("the output is one of the inputs", field="spec.output", hint="name another output")
         facts = [await self._tables.get(name) for name in inspection.inputs]
+        if recipe.driving_table and recipe.driving_table not in inspection.inputs:
+            raise FieldInvalid(
+                "the SELECT does not read this table", field="spec.driving_table", hint="name one of its inputs"
+            )
         schema = await self._engine.columns(recipe.sql, recipe.namespace, facts)
+        if recipe.event_time_column and recipe.event_time_column not in schema.names:
+            raise FieldInvalid(
+                "the SELECT has no such column",
+                field="spec.event_time_column",
+                hint=f"one of {', '.join(schema.names)}",
+            )
         return inspection, schema, self.judge(recipe, inspection), facts
 
     def judge(self, recipe: Recipe, inspection: Inspection) -> Incrementality:

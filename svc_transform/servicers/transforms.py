@@ -9,7 +9,6 @@ from millrace.client.resources import Resources
 from millrace.errors import FieldInvalid
 from millrace.server import runs
 from millrace.server.identity import as_service, caller, caller_request_id
-from millrace.server.resource import check_resource
 from millrace.transform.v1 import transform_pb2 as pb
 from millrace.transform.v1 import transform_pb2_grpc
 from millrace.types.v1 import run_pb2
@@ -27,7 +26,6 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
 
     async def PutTransform(self, request: pb.PutTransformRequest, context: Any) -> pb.PutTransformResponse:
         wish = request.transform
-        check_resource(context, wish.name)
         name = transform_name(wish.name, field="transform.name")
         recipe = recipe_of(name, wish.spec)
         spec = pb.TransformSpec()
@@ -46,7 +44,6 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
         return pb.PutTransformResponse(transform=transform_from(stored))
 
     async def GetTransform(self, request: pb.GetTransformRequest, context: Any) -> pb.GetTransformResponse:
-        check_resource(context, request.name)
         with as_service():
             stored = await self._resources.get(transform_name(request.name, field="name"))
         return pb.GetTransformResponse(transform=transform_from(stored))
@@ -59,7 +56,6 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
         return pb.ListTransformsResponse(transforms=map(transform_from, page), next_page_token=token)
 
     async def DeleteTransform(self, request: pb.DeleteTransformRequest, context: Any) -> pb.DeleteTransformResponse:
-        check_resource(context, request.name)
         name = transform_name(request.name, field="name")
         with as_service():
             await self._resources.delete(name, etag=request.etag, request_id=caller_request_id(request.request_id))
@@ -79,7 +75,6 @@ class TransformServicer(transform_pb2_grpc.TransformServiceServicer):
         )
 
     async def RunTransform(self, request: pb.RunTransformRequest, context: Any) -> None:
-        check_resource(context, request.transform)
         name = transform_name(request.transform, field="transform")
         run_id = check_run_id(request.request_id)
         with as_service():

@@ -7,7 +7,6 @@ from typing import Any
 
 from millrace.errors import FieldInvalid
 from millrace.server.identity import caller, caller_request_id
-from millrace.server.resource import check_resource
 from millrace.viz.v1 import viz_pb2, viz_pb2_grpc
 from svc_viz.convert import dashboards as convert
 from svc_viz.domain.board import NoticeBoard
@@ -33,7 +32,6 @@ class VizServicer(viz_pb2_grpc.VizServiceServicer):
 
     async def PutDashboard(self, request: viz_pb2.PutDashboardRequest, context: Any) -> viz_pb2.PutDashboardResponse:
         dashboard = convert.dashboard_from(request.dashboard)
-        check_resource(context, dashboard.name)
         validate(dashboard, self._board.world.tables)
         stored = await self._dashboards.put(
             dashboard, request_id=caller_request_id(request.request_id), on_behalf_of=caller().principal
@@ -42,7 +40,6 @@ class VizServicer(viz_pb2_grpc.VizServiceServicer):
 
     async def GetDashboard(self, request: viz_pb2.GetDashboardRequest, context: Any) -> viz_pb2.GetDashboardResponse:
         name = convert.dashboard_name(request.name, "name")
-        check_resource(context, name)
         return viz_pb2.GetDashboardResponse(dashboard=convert.dashboard_to(await self._dashboards.get(name)))
 
     async def ListDashboards(
@@ -60,13 +57,11 @@ class VizServicer(viz_pb2_grpc.VizServiceServicer):
         self, request: viz_pb2.DeleteDashboardRequest, context: Any
     ) -> viz_pb2.DeleteDashboardResponse:
         name = convert.dashboard_name(request.name, "name")
-        check_resource(context, name)
         await self._dashboards.delete(name, request_id=caller_request_id(request.request_id), etag=request.etag)
         return viz_pb2.DeleteDashboardResponse()
 
     async def RenderChart(self, request: viz_pb2.RenderChartRequest, context: Any) -> None:
         name = convert.dashboard_name(request.dashboard, "dashboard")
-        check_resource(context, name)
         if request.format not in FORMATS:
             raise FieldInvalid("format is HTML, JSON or CSV", field="format")
         rendered = await render(

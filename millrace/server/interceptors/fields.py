@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescrip
 
 from millrace import errors
 from millrace.server.interceptors.call import Call, Proceed
+from millrace.server.resource import check_resource
 
 SKIPPED = frozenset({"millrace.types.v1.Rows", "google.protobuf.Any", "google.rpc.Status"})
 """Not entered: bulk rows are checked value by value where they are decoded; an Any has its own service's checks."""
@@ -30,12 +31,16 @@ class Fields:
     """A layer. Every message of a request stream is checked too, when the servicer reads it."""
 
     async def __call__(self, call: Call, proceed: Proceed) -> bytes | None:
+        def check(message: Any) -> None:
+            check_required(message)
+            check_resource(call.metadata, message)
+
         if call.requests is not None:
-            call.requests.check = check_required
+            call.requests.check = check
         else:
             call.request = call.decode(call.raw_request or b"")
             call.raw_request = None
-            check_required(call.request)
+            check(call.request)
         return await proceed(call)
 
 

@@ -549,7 +549,9 @@ class AppendOpen(_message.Message):
     table_uid: _builtins.str
     """When set, must be the table's, else FAILED_PRECONDITION TABLE_RECREATED."""
     writer_id: _builtins.str
-    """Who writes: at most 128 of `[A-Za-z0-9._/-]`, no segment empty, `.` or `..`; `millrace.` is reserved. The first principal owns it."""
+    """Who writes: at most 128 of `[A-Za-z0-9._/-]`, no segment empty, `.` or `..`; `millrace.` is reserved,
+    `sources/` and `transforms/` belong to services (PERMISSION_DENIED NOT_ALLOWED). The first principal owns an id.
+    """
     epoch: _builtins.int
     """The writer's incarnation, 0 to 2^23 - 1. 0: the next one is taken and older streams are fenced. Equal to the stored one: goes on, for
     resending bytes still held. Lower: WRITER_FENCED. Higher: only with `lease`.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 
 import pyarrow as pa
 
 from millrace.client.append import Appender, AppendOptions
 from millrace.client.channel import Connection
+from millrace.errors import MillraceError
 from millrace.types.v1 import types_pb2
 from svc_transform.ports import Recipe, TableFacts, Written
 
+FINISH_LIMIT_S = 2.0
 COMMIT_INTERVAL_S = 0.1
 """Rows of a run wait for nothing: the run itself gathered what was there."""
 
@@ -46,6 +50,7 @@ class StorageOutput:
 
     def __init__(self, appender: Appender, uid: str, position: Mapping[str, str], next_offset: int) -> None:
         self._appender, self.uid, self.position, self.next_offset = appender, uid, position, next_offset
+        self._clean = True
 
     @property
     def written(self) -> Written:
@@ -53,11 +58,18 @@ class StorageOutput:
         return Written(totals.rows_written, totals.rows_dead_lettered, totals.version)
 
     async def write(self, rows: pa.RecordBatch, position: Mapping[str, str] | None = None) -> None:
+        self._clean = False
         await self._appender.append(rows, position=None if position is None else types_pb2.Position(positions=position))
 
     async def commit(self) -> Written:
-        await self._appender.flush()
+        self._clean = False
+        await self._appender.finish()
         return self.written
 
     async def close(self) -> None:
+        if self._clean:  # nothing was written: the stream is ended in order, not abandoned
+            self._clean = False
+            with contextlib.suppress(MillraceError, TimeoutError):
+                async with asyncio.timeout(FINISH_LIMIT_S):
+                    await self._appender.finish()
         await self._appender.aclose()

@@ -96,7 +96,7 @@ async def test_people_without_a_role_may_not_drain(served: Served) -> None:
 
 async def test_metadata_may_not_name_another_resource(served: Served) -> None:
     stub = pb_grpc.StorageServiceStub(served.channel())
-    ask = pb.GetTableRequest(name="resource")
+    ask = pb.GetTableRequest(name="namespaces/n/tables/t")
     await stub.GetTable(ask)
     await stub.GetTable(ask, metadata=(("x-millrace-resource", "namespaces/n/tables/t"),))
     error = await failure(stub.GetTable(ask, metadata=(("x-millrace-resource", "namespaces/n/tables/other"),)))

@@ -11,7 +11,6 @@ from google.rpc import status_pb2
 from millrace import errors
 from millrace.server.identity import caller
 from millrace.server.lifecycle import heartbeats, stream_life
-from millrace.server.resource import check_resource
 from millrace.server.runtime import Composition, ServiceSpec
 from millrace.server.status import from_rpc_error, from_status
 from millrace.storage.v1 import storage_pb2 as pb
@@ -52,8 +51,6 @@ class Toy(pb_grpc.StorageServiceServicer):
                 await self._sleep_for_ever()
             case "nothing":
                 return None  # type: ignore[return-value]
-            case "resource":
-                check_resource(context, "namespaces/n/tables/t")
         return pb.GetTableResponse(table=pb.Table(name=request.name, owner=caller().principal))
 
     async def _sleep_for_ever(self) -> None:

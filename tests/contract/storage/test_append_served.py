@@ -264,3 +264,12 @@ async def test_a_row_that_no_read_could_send_is_refused(served: Served) -> None:
     frame = pb.AppendBatch(offset=0, batch=types_pb2.Batch(rows=row, row_count=1))
     answers, code = await append(served, [opening(table=name), pb.AppendRowsRequest(batch=frame), FINISH])
     assert (reason_of(answers[-1].error)[0], code) == ("ROW_TOO_LARGE", grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("writer", ["sources/default/flights", "transforms/default/departures"])
+async def test_a_person_cannot_take_a_writer_of_the_services(served: Served, writer: str) -> None:
+    answers, code = await append(served, [opening(writer_id=writer)], principal="guest")
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert reason_of(answers[-1].error)[0] == "NOT_ALLOWED"
+    answers, code = await append(served, [opening(writer_id=writer), batch(0, 1), FINISH], principal="extract")
+    assert (answers[-1].done.next_offset, code) == (1, grpc.StatusCode.OK)

@@ -188,6 +188,20 @@ def test_a_bad_recipe_is_refused_and_nothing_is_stored(
     assert missing.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [
+        ({"output": "namespaces/other/tables/x"}, "transform.spec.output"),
+        ({"driving_table": "weather"}, "spec.driving_table"),
+        ({"event_time_column": "nothing"}, "spec.event_time_column"),
+    ],
+)
+def test_what_does_not_fit_the_select_is_named(grpc_stub: Any, numbers: str, wish: dict[str, str], field: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        put(grpc_stub, f"SELECT id FROM {numbers}", **wish)
+    assert reason(caught) == ("INVALID_ARGUMENT", "FIELD_INVALID", [field])
+
+
 @pytest.mark.parametrize("method", ["PutTransform", "GetTransform", "DeleteTransform", "ValidateTransform"])
 def test_an_empty_request_names_its_field(grpc_stub: Any, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from millrace.errors import (
-    Broken,
+    ChecksumMismatch,
     DeadlineTooShort,
     DiskFull,
     FileMissing,
@@ -76,11 +76,7 @@ def _file_trouble(whole: str) -> MillraceError:
         return DiskFull("the disk is full", hint="free room for temporary files")
     if "disabled by configuration" in whole or "No files found" in whole or "No such file" in whole:
         return FileMissing("a file of the version is gone", hint="ask again without a pinned version")
-    return _StoreBroken("a file of the version cannot be read")
-
-
-class _StoreBroken(Broken):
-    reason = "CHECKSUM_MISMATCH"
+    return ChecksumMismatch("a file of the version cannot be read")
 
 
 def _sql_invalid(whole: str, *, hide_values: bool) -> SqlInvalid:

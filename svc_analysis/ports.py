@@ -324,7 +324,7 @@ class Language(Protocol):
     def total_order(self, sql: str, columns: int) -> str:
         """An accepted text with ties broken by all its `columns`, after the order it asks for itself."""
 
-    def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
+    def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[Statement, Ref]:
         """A SELECT over the table with this full name, and how it writes that table."""
 
     def columns(self, sql: str) -> str:

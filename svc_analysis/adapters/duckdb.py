@@ -17,7 +17,7 @@ from millrace.engine.pinned import Statement as EngineStatement
 from millrace.engine.sandbox import parse, with_total_order
 from millrace.engine.views import quote
 from millrace.errors import SqlInvalid
-from svc_analysis.adapters.compile.queries import compile_highest, compile_spec
+from svc_analysis.adapters.compile.queries import compile_highest, compile_spec, edges_of, shape_of
 from svc_analysis.ports import Pinned, Ref, Resolved, Result, Statement, Text
 
 _SCHEMA = "q"
@@ -92,8 +92,14 @@ def _parsed(sql: str, namespace: str) -> Text:
     )
 
 
+TEXTS_KEPT = 512
+
+
 class DuckDbLanguage:
     """`svc_analysis.ports.Language`."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, TableRef, bool], str] = {}  # the least recently used first
 
     def parse(self, sql: str, namespace: str) -> Text:
         return _parsed(sql, namespace)
@@ -109,9 +115,16 @@ class DuckDbLanguage:
         by = f" ORDER BY {', '.join(f'{quote(name)} NULLS LAST' for name in order)}" if order else ""
         return f"SELECT {chosen} FROM ({sql.strip().rstrip(';')}\n){by}"
 
-    def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[str, Ref]:
+    def compile(self, spec: Resolved, table: str, *, storage_columns: bool, total_order: bool) -> tuple[Statement, Ref]:
+        """Live questions are compiled again with every change: making the text takes 10 ms and more, finding it none."""
         ref = _ref(table, storage_columns)
-        return compile_spec(spec, ref.schema, ref.name, total_order=total_order), ref
+        key = (shape_of(spec), ref, total_order)
+        if (sql := self._texts.pop(key, None)) is None:
+            sql = compile_spec(spec, ref.schema, ref.name, total_order=total_order)
+            while len(self._texts) >= TEXTS_KEPT:
+                del self._texts[next(iter(self._texts))]
+        self._texts[key] = sql
+        return Statement(sql, edges_of(spec, sql)), ref
 
     def highest(self, column: str, table: str, *, storage_columns: bool) -> tuple[str, Ref]:
         ref = _ref(table, storage_columns)

@@ -135,8 +135,10 @@ class Planner:
         if spec.last_seconds:
             high = await self._high(time_column(spec, facts.event_time_column), table, storage_columns)
         resolved = resolve(spec, table.schema, facts.event_time_column, high)
-        sql, ref = self._language.compile(resolved, spec.table, storage_columns=storage_columns, total_order=resumable)
-        return Plan(Statement(sql), {ref: table}, total_order=resumable)
+        statement, ref = self._language.compile(
+            resolved, spec.table, storage_columns=storage_columns, total_order=resumable
+        )
+        return Plan(statement, {ref: table}, total_order=resumable)
 
     async def _high(self, column: str, table: Pinned, storage_columns: bool) -> int | None:
         """The highest time of exactly this version: a pinned question gives the same answer for ever."""

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from sqlglot import exp
 
-from svc_analysis.adapters.compile.terms import call, cast, column, double, instant, number
+from svc_analysis.adapters.compile.terms import call, cast, column, double, number
 from svc_analysis.ports import Bins, TimeBucket, Unit
 
 MAX_KEYS = 1_000_000
@@ -299,13 +299,6 @@ class BinAxis:
 def _decimals(value: float) -> int:
     exponent = Decimal(repr(value)).normalize().as_tuple().exponent
     return min(15, max(0, -exponent)) if isinstance(exponent, int) else 0
-
-
-def bounds(axis: Axis, start_us: int | None, end_us: int | None) -> tuple[exp.Expr | None, exp.Expr | None]:
-    """The axis' ends where the time range says them: the bucket of the first and of the last microsecond."""
-    low = None if start_us is None else axis.key(instant(start_us))
-    high = None if end_us is None else axis.key(instant(end_us - 1))
-    return low, high
 
 
 def key_name(index: int) -> str:

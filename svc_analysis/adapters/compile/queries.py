@@ -6,20 +6,22 @@ Without buckets it is a plain SELECT. With them, the groups are computed once (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import datetime as dt
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from sqlglot import exp
 
-from svc_analysis.adapters.compile.axes import Axis, BinAxis, bounds, key_column, key_name, time_axis
+from svc_analysis.adapters.compile.axes import Axis, BinAxis, key_column, key_name, time_axis
 from svc_analysis.adapters.compile.parts import measure, time_part
 from svc_analysis.adapters.compile.terms import (
     call,
     column,
     condition,
     conjunction,
-    instant,
+    edge,
     is_not_null,
+    moment,
     named,
     number,
     render,
@@ -27,8 +29,33 @@ from svc_analysis.adapters.compile.terms import (
 from svc_analysis.ports import Bins, Column, Dimension, Fill, OrderKey, Resolved, TimeBucket, TimePart
 
 
+def edges_of(spec: Resolved, sql: str) -> dict[str, dt.datetime]:
+    """The window's edges as values of the parameters in `sql`: a live question's window moves, its text stays."""
+    window = spec.window
+    if window is None or window.empty:
+        return {}
+    last_us = None if window.end_us is None else window.end_us - 1
+    edges = {"window_start": window.start_us, "window_end": window.end_us, "window_last": last_us}
+    return {name: moment(at_us) for name, at_us in edges.items() if at_us is not None and f"${name}" in sql}
+
+
+def shape_of(spec: Resolved) -> str:
+    """Equal for specs whose texts are equal: all of it but where the window's edges lie."""
+    window = spec.window
+    if window is None:
+        return repr(spec)
+    moved = replace(
+        window,
+        start_us=None if window.start_us is None else 0,
+        end_us=None if window.end_us is None else 1,
+    )
+    return repr(replace(spec, window=moved))
+
+
 def compile_spec(spec: Resolved, schema: str, table: str, *, total_order: bool) -> str:
-    """`schema`, `table`: the view to read. `total_order`: rows (not groups) are ordered by all their columns after what was asked."""
+    """`schema`, `table`: the view to read. `total_order`: rows (not groups) are ordered by all their columns after what was asked.
+
+    The text has the parameters that `edges_of` gives values for."""
     source = exp.Table(
         this=exp.to_identifier(table, quoted=True),
         db=exp.to_identifier(schema, quoted=True) if schema else None,
@@ -57,10 +84,10 @@ def _rows_of(spec: Resolved, source: exp.Expr) -> exp.Select:
         value = column(spec.window.column)
         if spec.window.empty:
             conditions.append(exp.false())
-        if spec.window.start_us is not None:
-            conditions.append(exp.GTE(this=value.copy(), expression=instant(spec.window.start_us)))
-        if spec.window.end_us is not None:
-            conditions.append(exp.LT(this=value.copy(), expression=instant(spec.window.end_us)))
+        elif spec.window.start_us is not None:
+            conditions.append(exp.GTE(this=value.copy(), expression=edge("start")))
+        if spec.window.end_us is not None and not spec.window.empty:
+            conditions.append(exp.LT(this=value.copy(), expression=edge("end")))
     if spec.where is not None:
         conditions.append(exp.Paren(this=condition(spec.where)))
     query = exp.Select().from_(source)
@@ -139,7 +166,8 @@ def _cut(spec: Resolved, index: int) -> _Cut:
         and window.column == expression.column
         and not window.empty
     ):
-        low, high = bounds(axis, window.start_us, window.end_us)
+        low = None if window.start_us is None else axis.key(edge("start"))
+        high = None if window.end_us is None else axis.key(edge("last"))
     return _Cut(index, axis, low, high)
 
 

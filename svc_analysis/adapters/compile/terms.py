@@ -63,10 +63,19 @@ def double(value: float) -> exp.Expr:
     return cast(exp.Literal.string("NaN" if math.isnan(value) else repr(value)), "DOUBLE")
 
 
+def moment(micros: int) -> dt.datetime:
+    """Microseconds since 1970 as the engine takes an instant."""
+    return _EPOCH + dt.timedelta(microseconds=micros)
+
+
 def instant(micros: int) -> exp.Expr:
     """A TIMESTAMPTZ, microseconds since 1970; a constant, so that scans can skip row groups."""
-    moment = _EPOCH + dt.timedelta(microseconds=micros)
-    return cast(exp.Literal.string(moment.isoformat(" ")), "TIMESTAMPTZ")
+    return cast(exp.Literal.string(moment(micros).isoformat(" ")), "TIMESTAMPTZ")
+
+
+def edge(name: str) -> exp.Expr:
+    """An edge of the window: the TIMESTAMPTZ parameter `$window_<name>`."""
+    return cast(exp.Parameter(this=exp.Var(this=f"window_{name}")), "TIMESTAMPTZ")
 
 
 def literal(value: Scalar) -> exp.Expr:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from millrace.engine.faults import translate
 from millrace.errors import FieldInvalid, FieldRequired, ResultTooLarge
-from svc_analysis.adapters.compile.queries import compile_spec
+from svc_analysis.adapters.compile.queries import compile_spec, edges_of
 from svc_analysis.domain.resolve import resolve
 from svc_analysis.ports import (
     Aggregate,
@@ -79,7 +79,9 @@ def run(
     resolved = resolve(spec, SCHEMA, "ts", high)
     con.register("t", rows)
     try:
-        found = con.sql(compile_spec(resolved, "", "t", total_order=total)).to_arrow_table()
+        sql = compile_spec(resolved, "", "t", total_order=total)
+        edges = edges_of(resolved, sql)
+        found = (con.sql(sql, params=edges) if edges else con.sql(sql)).to_arrow_table()
     except Exception as error:
         raise translate(error) from error
     assert found.schema.names == list(resolved.names)

@@ -68,11 +68,6 @@ def moment(micros: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=micros)
 
 
-def instant(micros: int) -> exp.Expr:
-    """A TIMESTAMPTZ, microseconds since 1970; a constant, so that scans can skip row groups."""
-    return cast(exp.Literal.string(moment(micros).isoformat(" ")), "TIMESTAMPTZ")
-
-
 def edge(name: str) -> exp.Expr:
     """An edge of the window: the TIMESTAMPTZ parameter `$window_<name>`."""
     return cast(exp.Parameter(this=exp.Var(this=f"window_{name}")), "TIMESTAMPTZ")

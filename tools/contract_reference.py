@@ -117,7 +117,84 @@ def sql() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"rpcs.md": rpcs, "errors.md": errors, "sql.md": sql}
+PIPELINE_INTRO = """\
+A pipeline file is YAML; `millrace apply` reads it whole before it changes anything, and names every mistake with its line and the
+nearest right word.
+
+    apiVersion: millrace.dev/v1
+    kind: Pipeline                 # or Dashboard: `spec` is then one dashboard
+    metadata: {name: flights, namespace: default, title: Departures from New York, description: …}
+    spec:
+      tables:     {flights: …}
+      sources:    {flights: …}
+      transforms: {departures: …}
+      dashboards: {flights: …}
+
+Names match `[a-z][a-z0-9_]{0,62}`; a bare table name means the file's namespace. Durations are `250ms`, `1s`, `5m`, `2h`, `1d`;
+times are ISO 8601 with an offset. Sources that are not `continuous` are run once by `apply`.
+
+## Tables
+
+| key | what it says |
+| --- | --- |
+| `columns` | name: [type](types.md), `?` behind it allows NULL |
+| `event_time` | the column of event time: a timestamp |
+| `primary_key` | a column or a list of columns that name a row; informative |
+| `rules` | column: `{minimum, maximum, allowed}`; what breaks one becomes a dead letter |
+| `description` | for people |
+"""
+ROOTS = {"Sources": "SourceSpec", "Transforms": "TransformSpec", "Dashboards": "DashboardSpec"}
+
+
+def pipeline() -> str:
+    """Every key of a pipeline file."""
+    known: dict[str, tuple[descriptor_pb2.DescriptorProto, Comments, int]] = {}
+    choices: dict[str, str] = {}
+    for file, comments in files():
+        known |= {f".{file.package}.{m.name}": (m, comments, index) for index, m in enumerate(file.message_type)}
+        choices |= {f".{file.package}.{enum.name}": words_of(enum) for enum in file.enum_type}
+    parts = [f"# The pipeline file\n\n{WRITTEN}\n", PIPELINE_INTRO]
+    for title, root in ROOTS.items():
+        parts += [f"## {title}", ""]
+        todo, seen = [next(name for name in known if name.endswith(f".{root}"))], set[str]()
+        while todo:
+            name = todo.pop(0)
+            if name not in seen:
+                seen.add(name)
+                lines, inner = keys_of(*known[name], choices)
+                parts += lines if name.endswith(f".{root}") else [f"### {name.rsplit('.', 1)[1]}", "", *lines]
+                todo += [one for one in inner if one in known and "google" not in one]
+    return "\n".join(parts)
+
+
+def words_of(enum: descriptor_pb2.EnumDescriptorProto) -> str:
+    """An enum's values as YAML spells them."""
+    prefix = enum.value[0].name.removesuffix("UNSPECIFIED")
+    return ", ".join(f"`{value.name.removeprefix(prefix).lower()}`" for value in enum.value[1:])
+
+
+def keys_of(
+    message: descriptor_pb2.DescriptorProto, comments: Comments, index: int, choices: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """A message as a table of keys, and the messages that its keys hold."""
+    lines, inner = ["| key | value | what it says |", "| --- | --- | --- |"], []
+    entries = {entry.name: entry for entry in message.nested_type if entry.options.map_entry}
+    for number, field in enumerate(message.field):
+        value = entries.get(field.type_name.rsplit(".", 1)[-1])
+        kind = field if value is None else value.field[1]
+        shown = kind.type_name.rsplit(".", 1)[1] if kind.type_name else TYPE_WORDS.get(kind.type, "number")
+        shown = choices.get(kind.type_name, shown)
+        shown = f"id: {shown}" if value is not None else f"list of {shown}" if field.label == 3 else shown
+        automatic = "".join([w if i == 0 else w.capitalize() for i, w in enumerate(field.name.split("_"))])
+        key = field.json_name if field.json_name != automatic else field.name
+        lines.append(f"| `{key}` | {shown} | {sentence(comments.get((4, index, 2, number), ''))} |")
+        if kind.type == kind.TYPE_MESSAGE:
+            inner.append(kind.type_name)
+    return [*lines, ""], inner
+
+
+TYPE_WORDS = {9: "text", 8: "true or false", 5: "whole number", 3: "whole number", 1: "number"}
+PAGES = {"rpcs.md": rpcs, "errors.md": errors, "sql.md": sql, "pipeline.md": pipeline}
 
 
 def stale() -> list[str]:

@@ -35,6 +35,16 @@ class Visit:
         """`wait_for_function` with a function: our policy forbids it to evaluate text."""
         await self.page.wait_for_function(f"() => {condition}", timeout=limit_ms)
 
+    async def settled_url(self) -> str:
+        """The address once it has stayed the same: a drag selects on its way, and the last place is told a moment after the button."""
+        before = ""
+        for _ in range(40):
+            await self.page.wait_for_timeout(400)
+            if self.page.url == before:
+                return before
+            before = self.page.url
+        raise AssertionError(f"the address never came to rest: {before}")
+
     async def text(self, selector: str) -> str:
         return " ".join((await self.page.inner_text(selector)).split())
 

@@ -15,6 +15,7 @@ from millrace.server.bootstrap import run
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
 from svc_analysis.adapters import workdir
 from svc_analysis.adapters.duckdb import DuckDbEngine, DuckDbLanguage
+from svc_analysis.adapters.remembered import RememberedTables
 from svc_analysis.adapters.statsmodels import Statsmodels
 from svc_analysis.adapters.storage import StorageTables
 from svc_analysis.config import Settings
@@ -67,7 +68,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         spool=mine / "rows",
         spool_limit_bytes=settings.stream_mb << 20,
     )
-    made = assemble(settings, StorageTables(files, connection), str(mine / "spill"))
+    made = assemble(settings, RememberedTables(StorageTables(files, connection)), str(mine / "spill"))
     return replace(made, on_stop=[partial(asyncio.to_thread, workdir.release, mine), *made.on_stop])
 
 

@@ -92,7 +92,7 @@ async def test_a_writer_under_a_lease_ends_with_it(client: Client, storage: Serv
     lost: list[errors.MillraceError] = []
     keeper = LeaseKeeper(connection, "sources/default/a", "one", ttl_s=5, on_lost=lost.append, clock=lambda: now)
     epoch = await keeper.acquire()
-    options = AppendOptions(table=client.full_name("t"), writer_id="sources/a", epoch=epoch, lease=keeper.name)
+    options = AppendOptions(table=client.full_name("t"), writer_id="loader/a", epoch=epoch, lease=keeper.name)
     writer = Appender(connection, options)
     await writer.open()
     await writer.append(pa.record_batch({"id": [1]}))

@@ -2,6 +2,9 @@
 
 Ours: over gRPC on loopback, each batch validated against the table's contract, written, fsynced, committed exactly once with the
 writer's offset. The peer writes the same rows to a Delta table in its own process, without fsync, exactly-once, or checks.
+
+What limits it: one committer per table, whose Parquet encoding (one thread), fsyncs and log commit follow each other; the peer encodes
+on all cores and syncs nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from google.protobuf import timestamp_pb2
@@ -223,10 +223,6 @@ class Requests:
         if spec.cancel_requested:
             self._cancelled.add(resource.name)
 
-    def open(self) -> Mapping[str, Request]:
-        """Runs that have not ended, by name."""
-        return self._open
-
     def is_cancelled(self, name: str) -> bool:
         return name in self._cancelled
 
@@ -270,9 +266,6 @@ class Reporter:
         if time.monotonic() - self._last_progress >= PROGRESS_S:
             self._last_progress = time.monotonic()
             await self._write(run_pb2.RunEvent(progress=progress))
-
-    async def warning(self, reason: str, message: str) -> None:
-        await self._write(run_pb2.RunEvent(warning=run_pb2.RunWarning(reason=reason, message=message)))
 
     async def finished(self, state: int, error: BaseException | None = None) -> None:
         """`state`: SUCCEEDED, FAILED or CANCELLED."""

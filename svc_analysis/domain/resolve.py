@@ -24,7 +24,6 @@ from svc_analysis.ports import (
     Spec,
     TimeBucket,
     TimePart,
-    Unit,
     Window,
 )
 
@@ -238,8 +237,3 @@ def _order(spec: Spec, dimensions: tuple[Dimension, ...], names: list[str]) -> t
     asked = {key.column for key in spec.order}
     ties = tuple(OrderKey(d.name) for d in dimensions if d.name not in asked) if spec.measures else ()
     return (*spec.order, *ties)
-
-
-def is_calendar(unit: Unit) -> bool:
-    """Units whose length depends on the zone's calendar."""
-    return unit in (Unit.DAY, Unit.WEEK, Unit.MONTH, Unit.YEAR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -269,9 +269,3 @@ _LASTING = frozenset(
 def _lasting(reason: str) -> bool:
     """True where the question itself is at fault, so that the card says error, not stale."""
     return reason in _LASTING
-
-
-def worst(latest: Mapping[Hashable, Latest]) -> Trouble | None:
-    """The oldest trouble that is not a question's own fault."""
-    found = [one.trouble for one in latest.values() if one.trouble and not one.trouble.lasting]
-    return min(found, key=lambda trouble: trouble.since_ms, default=None)

@@ -7,10 +7,9 @@ I/O or says "blocking" and belongs on a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -48,7 +47,7 @@ class ColumnStatistics:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """An immutable Parquet file of a table. `level`: 0 as committed, 1 and 2 after compaction. `added_in`: the version that added it.
+    """An immutable file of a table. `level`: 0 as committed, 1 and 2 after compaction. `added_in`: the version that added it.
 
     `added_in` is an upper bound for a file that comes from a checkpoint. `statistics` is parsed lazily from `stats_json`
     by `svc_storage.domain.statistics`.
@@ -65,7 +64,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFile:
-    """Parquet of dead letters under `_millrace/dead_letters/`. Visible only because a commit names it."""
+    """A file of dead letters under `_millrace/dead_letters/`. Visible only because a commit names it."""
 
     path: str
     size_bytes: int
@@ -238,20 +237,46 @@ class CommitLog(Protocol):
         """Lets go of handles. Nothing is written."""
 
 
+class Direct(StrEnum):
+    """How a reader may get at the bytes of files without this service."""
+
+    NONE = "NONE"
+    SAME_DISK = "SAME_DISK"
+    """`file://`: whoever shows the data folder's id sees the same disk."""
+    PRESIGNED = "PRESIGNED"
+    """`http(s)://`, signed, for a limited time: whoever may read the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectUrl:
+    """`expire_us`: until when it holds, None = as long as the file is there."""
+
+    url: str
+    expire_us: int | None = None
+
+
 class TableFiles(Protocol):
-    """The files of one table. A file is written once, whole, durable, and never changed."""
+    """The files of one table. A file is written once, whole, durable, and never changed. What a file is made of (Parquet, column
+    chunks) is the backend's."""
+
+    direct: Direct
 
     async def write(
         self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, level: int = 0
     ) -> DataFile:
-        """Writes one Parquet file with its statistics; durable (file and folder) when it returns. `batches` is consumed on a
+        """Writes one file with its statistics; durable (file and folder) when it returns. `batches` is consumed on a
         worker thread. Raises DiskFull, StoreUnavailable; then nothing of it is visible."""
 
-    def open(self, path: str) -> pa.NativeFile:
-        """Blocking. A seekable source of the file's bytes; the caller closes it. Raises FileMissing."""
+    def batches(
+        self, file: DataFile, schema: pa.Schema, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Blocking. Rows [first, last) of a file (None: to its end) as (row in the file, batch of about a mebibyte of `schema`'s
+        columns), in order; only those columns are fetched. One that the file lacks is NULL, one of a narrower type is widened.
 
-    def location(self, path: str) -> Path | None:
-        """The absolute place on this machine that a DIRECT reader may open, None when there is none."""
+        Raises FileMissing, ChecksumMismatch when the file is not what the log says. Close it when it is not read to its end."""
+
+    async def urls(self, paths: Sequence[str]) -> Sequence[DirectUrl]:
+        """Where a DIRECT reader opens the files; called only where `direct` is not NONE. Raises StoreUnavailable."""
 
     async def put_record(self, name: str, content: bytes) -> None:
         """Stores a small record under `_millrace/` (`plans/17.json`), replacing an older one; durable when it returns."""
@@ -282,6 +307,17 @@ class Backend(Protocol):
 
     async def list_uids(self) -> Sequence[str]:
         """Every folder there is, in the catalog or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A place that holds a whole Millrace: tables, and the catalog, resources and leases beside them. `id` is the place's own, made
+    with it: on a disk it proves to a DIRECT reader that it sees the same one. `close` is called once, after the last use."""
+
+    backend: Backend
+    control: ControlStore
+    id: str
+    close: Callable[[], Awaitable[None]]
 
 
 # -- catalog, leases, readers, time -----------------------------------------------------------------------------------

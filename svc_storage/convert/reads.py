@@ -127,6 +127,7 @@ def _file(file: SplitFile, schema: types_pb2.Schema, residual: types_pb2.Predica
         file_id=file.id,
         url=file.url,
         size_bytes=file.size_bytes,
+        expire_time=None if file.expire_us is None else timestamp_proto(file.expire_us),
         row_count=file.row_count,
         schema=schema,
         residual=residual,

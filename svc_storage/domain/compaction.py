@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millrace import errors
 from millrace.failpoints import failpoint
@@ -23,7 +22,6 @@ MAX_OUTPUT_BYTES = 256 * 1024 * 1024
 LARGE_BYTES = MAX_OUTPUT_BYTES // 2
 """A file of this size is left alone, whatever its level."""
 _FEWEST = 8
-_ROWS = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +89,7 @@ async def merge(committer: Committer, what: Merge, *, commit_id: str, now_us: in
 
 
 def _rows_of(files: TableFiles, inputs: Sequence[DataFile], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """In the table's present columns."""
     for file in inputs:
-        with files.open(file.path) as source:
-            for batch in pq.ParquetFile(source).iter_batches(batch_size=_ROWS):
-                yield _aligned(batch, schema)
-
-
-def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """In the table's present columns: what a file lacks is NULL."""
-    columns = [
-        batch.column(field.name).cast(field.type)
-        if field.name in batch.schema.names
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        for _, batch in files.batches(file, schema):
+            yield batch

@@ -26,7 +26,7 @@ from svc_storage.domain.tokens import (
     encode_resume,
     encode_split,
 )
-from svc_storage.ports import Clock, ControlStore, OpenTables, TableFiles, TableView, Version
+from svc_storage.ports import Clock, ControlStore, Direct, OpenTables, TableView, Version
 
 _TOKEN_ROOM = 160  # bytes of a split token besides its scan
 
@@ -61,12 +61,13 @@ class ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class SplitFile:
-    """`url`: `file://…`, absolute."""
+    """`url`: `file://…`, absolute, or a presigned one that holds until `expire_us`."""
 
     id: str
     url: str
     size_bytes: int
     row_count: int
+    expire_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,15 @@ class SplitFiles:
 
 @dataclass(frozen=True, slots=True)
 class DirectAccess:
-    """Whether callers on this machine may open the files themselves: they prove it with the data folder's id."""
+    """Whether callers may open the files themselves; on the same disk they prove that they see it with the data folder's id."""
 
     enabled: bool = False
     store_id: str = ""
 
-    def allows(self, shown_id: str) -> bool:
-        return self.enabled and bool(self.store_id) and shown_id == self.store_id
+    def allows(self, how: Direct, shown_id: str) -> bool:
+        if not self.enabled or how is Direct.NONE:
+            return False
+        return how is Direct.PRESIGNED or (bool(self.store_id) and shown_id == self.store_id)
 
 
 @dataclass(slots=True)
@@ -155,7 +158,7 @@ class Reads:
         if not carried and ranges:
             await self._control.run(lambda tx: tx.put_scan(mark, encoded, now_us=now_us, since_us=now_us - 2 * KEPT_US))
         pinned.view.note_planned(pinned.version)
-        direct = self._direct.allows(store_id) and not pinned.scan.limit
+        direct = self._direct.allows(pinned.view.files.direct, store_id) and not pinned.scan.limit
         splits = [self._planned(pinned, mark, carried, part, direct) for part in ranges]
         return ReadPlan(pinned, splits, now_us + KEPT_US)
 
@@ -184,10 +187,20 @@ class Reads:
         """Raises BackendCapability when the caller may not open files, and as `open_split`."""
         part = decode_split(split_token, field="split_token")
         pinned = await self._pinned_split(part)
-        if not self._direct.allows(store_id) or pinned.scan.limit or part.start.row or part.end.row:
+        if (
+            not self._direct.allows(pinned.view.files.direct, store_id)
+            or pinned.scan.limit
+            or part.start.row
+            or part.end.row
+        ):
             raise _not_direct()
         numbers = range(part.start.file, min(part.end.file, len(pinned.files)))
-        files = [_split_file(pinned, number) for number in numbers if pinned.kept[number]]
+        kept = [pinned.files[number] for number in numbers if pinned.kept[number]]
+        found = await pinned.view.files.urls([file.path for file in kept])
+        files = [
+            SplitFile(file.path, at.url, file.size_bytes, file.row_count, at.expire_us)
+            for file, at in zip(kept, found, strict=True)
+        ]
         return SplitFiles(files, pinned.schema, pinned.schema_id, pinned.filter)
 
     async def _pinned(self, wish: ReadWish) -> Pinned:
@@ -219,8 +232,7 @@ class Reads:
         uid = pinned.view.row.uid
         token = encode_split(SplitToken(uid, pinned.version, mark, part.start, part.end, scan))
         rows = min(part.rows, pinned.scan.limit) if pinned.scan.limit else part.rows
-        reachable = direct and part.whole_files and _reachable(pinned, part, pinned.view.files)
-        return PlannedSplit(token, rows, part.bytes, reachable)
+        return PlannedSplit(token, rows, part.bytes, direct and part.whole_files)
 
     def _stream(self, pinned: Pinned, mark: bytes, within: tuple[Place, Place], token: ResumeToken | None) -> RowStream:
         begin, end = within
@@ -234,19 +246,6 @@ def _version(view: TableView, wish: ReadWish) -> Version:
     if wish.version is not None:
         return wish.version
     return view.head if wish.as_of_us is None else view.version_at(wish.as_of_us)
-
-
-def _reachable(pinned: Pinned, part: Range, files: TableFiles) -> bool:
-    numbers = range(part.start.file, min(part.end.file, len(pinned.files)))
-    return all(files.location(pinned.files[number].path) is not None for number in numbers if pinned.kept[number])
-
-
-def _split_file(pinned: Pinned, number: int) -> SplitFile:
-    file = pinned.files[number]
-    location = pinned.view.files.location(file.path)
-    if location is None:
-        raise _not_direct()
-    return SplitFile(file.path, location.resolve().as_uri(), file.size_bytes, file.row_count)
 
 
 def _not_direct() -> BackendCapability:

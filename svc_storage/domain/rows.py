@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svc_storage.domain.filtering import evaluate
-from svc_storage.domain.parquet_rows import batches_of
 from svc_storage.domain.pinned import Pinned
 from svc_storage.domain.predicates import columns_of
 from svc_storage.domain.tokens import Place
@@ -117,7 +116,7 @@ def _pieces(pinned: Pinned, begin: Place, start: Place, end: Place) -> Generator
         last = min(end.row, file.row_count) if number == end.file else file.row_count
         if not pinned.kept[number] or first >= last:
             continue
-        for row, batch in batches_of(pinned.view.files, file, needed, first, last):
+        for row, batch in pinned.view.files.batches(file, needed, first, last):
             after = row + batch.num_rows
             fraction = min(1.0, (done + file.size_bytes * after / file.row_count) / total)
             yield _matched(pinned, batch, number, row, fraction)

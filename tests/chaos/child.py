@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,12 +36,7 @@ def prepare_storage(main: Any, losses: Losses) -> None:
     )
     if not losses:
         return
-    open_control, make_backend = main.SqliteControl.open, main.BACKENDS["local"]
-
-    class Control:
-        @staticmethod
-        async def open(path: Any) -> Any:
-            return losses.wrap(await open_control(path), "ControlStore")
+    open_store = main.STORES["local"]
 
     class Backend:
         """The real one, whose logs may lose answers."""
@@ -55,8 +51,11 @@ def prepare_storage(main: Any, losses: Losses) -> None:
             log, files = self._inner.open(uid)
             return losses.wrap(log, "CommitLog"), losses.wrap(files, "TableFiles")
 
-    main.SqliteControl = Control
-    main.BACKENDS = {"local": lambda folder, pool: Backend(make_backend(folder, pool))}
+    async def opened(settings: Any, pool: Any) -> Any:
+        store = await open_store(settings, pool)
+        return replace(store, backend=Backend(store.backend), control=losses.wrap(store.control, "ControlStore"))
+
+    main.STORES = {"local": opened}
 
 
 def prepare_extract(main: Any, losses: Losses) -> None:

@@ -17,7 +17,11 @@ from tests.contract.storage.backends import BACKENDS, Rig, ids, incoming
 
 async def work(folder: Path) -> int:
     pool = ThreadPoolExecutor(2)
-    rig = Rig(folder, BACKENDS["local"](folder, pool), pool)
+    async with BACKENDS["local"](folder, pool) as backend:
+        return await _one_stops(Rig(folder, backend, pool))
+
+
+async def _one_stops(rig: Rig) -> int:
     table = await rig.create()
     stopped = await rig.open()
     await stopped.append(incoming(0, 20))

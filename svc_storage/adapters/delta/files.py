@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,8 @@ from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.adapters import disk
 from svc_storage.adapters.parquet import write_parquet
-from svc_storage.ports import DataFile
+from svc_storage.adapters.parquet_rows import batches_of
+from svc_storage.ports import DataFile, Direct, DirectUrl
 
 RECORDS = "_millrace"
 LOG = "_delta_log"
@@ -27,6 +28,8 @@ T = TypeVar("T")
 class LocalFiles:
     """Below `root`, the table's folder. Work runs on `pool`; committed files are 0444."""
 
+    direct = Direct.SAME_DISK
+
     def __init__(self, root: Path, pool: Executor) -> None:
         self._root, self._pool = root, pool
 
@@ -35,14 +38,13 @@ class LocalFiles:
     ) -> DataFile:
         return await self._run(lambda: self._write(path, batches, schema, level))
 
-    def open(self, path: str) -> pa.NativeFile:
-        try:
-            return pa.OSFile(str(self._root / path), "rb")
-        except FileNotFoundError as missing:
-            raise errors.FileMissing(f"file {path} of the table is missing") from missing
+    def batches(
+        self, file: DataFile, schema: pa.Schema, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return batches_of(self._open, file, schema, first, last)
 
-    def location(self, path: str) -> Path | None:
-        return self._root / path
+    async def urls(self, paths: Sequence[str]) -> Sequence[DirectUrl]:
+        return [DirectUrl((self._root / path).resolve().as_uri()) for path in paths]
 
     async def put_record(self, name: str, content: bytes) -> None:
         await self._run(lambda: disk.put(self._root / RECORDS / name, content))
@@ -65,6 +67,12 @@ class LocalFiles:
                 (self._root / path).unlink(missing_ok=True)
 
         await self._run(unlink)
+
+    def _open(self, path: str) -> pa.NativeFile:
+        try:
+            return pa.OSFile(str(self._root / path), "rb")
+        except FileNotFoundError as missing:
+            raise errors.FileMissing(f"file {path} of the table is missing") from missing
 
     def _write(self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, level: int) -> DataFile:
         target = self._root / path

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.adapters.parquet import write_parquet
+from svc_storage.adapters.parquet_rows import batches_of
 from svc_storage.ports import (
     Commit,
     CommitCapabilities,
     Committed,
     DataFile,
+    Direct,
+    DirectUrl,
     LogTail,
     Snapshot,
     Version,
@@ -103,6 +105,8 @@ class MemoryLog:
 
 
 class MemoryFiles:
+    direct = Direct.NONE
+
     def __init__(self, disk: _Disk) -> None:
         self._disk = disk
 
@@ -115,14 +119,13 @@ class MemoryFiles:
         self._disk.files[path] = (content, time.time_ns() // 1000)
         return DataFile(path, len(content), rows, level, 0, time.time_ns() // 1_000_000, stats)
 
-    def open(self, path: str) -> pa.NativeFile:
-        try:
-            return pa.BufferReader(self._disk.files[path][0])
-        except KeyError as missing:
-            raise errors.FileMissing(f"file {path} of the table is missing") from missing
+    def batches(
+        self, file: DataFile, schema: pa.Schema, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return batches_of(self._open, file, schema, first, last)
 
-    def location(self, path: str) -> Path | None:
-        return None
+    async def urls(self, paths: Sequence[str]) -> Sequence[DirectUrl]:
+        raise errors.BackendCapability("tables in memory have no files to open", hint="use ReadRows")
 
     async def put_record(self, name: str, content: bytes) -> None:
         self._disk.files[f"_millrace/{name}"] = (content, time.time_ns() // 1000)
@@ -137,3 +140,9 @@ class MemoryFiles:
     async def remove(self, paths: Sequence[str]) -> None:
         for path in paths:
             self._disk.files.pop(path, None)
+
+    def _open(self, path: str) -> pa.NativeFile:
+        try:
+            return pa.BufferReader(self._disk.files[path][0])
+        except KeyError as missing:
+            raise errors.FileMissing(f"file {path} of the table is missing") from missing

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,16 +25,22 @@ from svc_storage.domain.tables import Tables
 from svc_storage.ports import Backend, RequestMark, Snapshot
 
 
-def _memory(folder: Path, pool: Executor) -> Backend:
-    return MemoryBackend()
+@asynccontextmanager
+async def _memory(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
+    yield MemoryBackend()
 
 
-def _local(folder: Path, pool: Executor) -> Backend:
+@asynccontextmanager
+async def _local(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
     disk.make_folder(folder / "tables")
-    return DeltaBackend(folder / "tables", pool)
+    yield DeltaBackend(folder / "tables", pool)
 
 
-BACKENDS: Mapping[str, Callable[[Path, Executor], Backend]] = {"memory": _memory, "local": _local}
+BACKENDS: Mapping[str, Callable[[Path, Executor], AbstractAsyncContextManager[Backend]]] = {
+    "memory": _memory,
+    "local": _local,
+}
+"""Each gives an empty store of its own; servers that they need run once per test session."""
 
 NAME = "namespaces/default/tables/orders"
 SCHEMA = pa.schema(
@@ -136,13 +143,8 @@ def incoming(offset: int, count: int, **more: object) -> Incoming:
 
 def read(table: OpenTable, snapshot: Snapshot) -> pa.Table:
     """All rows of a version, by opening its files."""
-    import pyarrow.parquet as pq
-
-    parts = []
-    for path in snapshot.files:
-        with table.files.open(path) as source:
-            parts.append(pq.ParquetFile(source).read())
-    return pa.concat_tables(parts) if parts else table.definition.stored_schema.empty_table()
+    batches = [batch for file in snapshot.files.values() for _, batch in table.files.batches(file, snapshot.schema)]
+    return pa.Table.from_batches(batches, snapshot.schema)
 
 
 def ids(table: OpenTable) -> list[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +9,15 @@ import pytest
 
 from tests.contract.storage.backends import BACKENDS, Rig
 
+ONLY = [name for name in os.environ.get("TEST_BACKENDS", "").split(",") if name]
+"""`make test-storage BACKEND=…` names one or more; none named: those that start in a second."""
+CHOSEN = ONLY or [name for name in BACKENDS if name in ("memory", "local", "s3")]
 
-@pytest.fixture(params=BACKENDS)
+
+@pytest.fixture(params=CHOSEN)
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     pool = ThreadPoolExecutor(4)
-    built = Rig(tmp_path, BACKENDS[request.param](tmp_path, pool), pool)
-    yield built
-    await built.close()
+    async with BACKENDS[request.param](tmp_path, pool) as backend:
+        built = Rig(tmp_path, backend, pool)
+        yield built
+        await built.close()

@@ -21,9 +21,10 @@ from tests.contract.storage.test_upkeep import Readers
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncIterator[Rig]:
     pool = ThreadPoolExecutor(4)
-    built = Rig(tmp_path, BACKENDS["local"](tmp_path, pool), pool)
-    yield built
-    await built.close()
+    async with BACKENDS["local"](tmp_path, pool) as backend:
+        built = Rig(tmp_path, backend, pool)
+        yield built
+        await built.close()
 
 
 async def filled(rig: Rig, commits: int) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from millrace.errors import ChecksumMismatch
-from svc_storage.ports import DataFile, TableFiles
+from svc_storage.ports import DataFile
 
 BATCH_BYTES = 1 << 20
 MAX_BATCH_ROWS = 32_768
@@ -17,14 +17,12 @@ READ_BUFFER_BYTES = 128 << 10
 
 
 def batches_of(
-    files: TableFiles, file: DataFile, schema: pa.Schema, first: int, last: int
+    opening: Callable[[str], pa.NativeFile], file: DataFile, schema: pa.Schema, first: int, last: int | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(row in the file, batch of `schema`'s columns), in order. A column that the file lacks is NULL. Blocking.
-
-    Raises FileMissing, ChecksumMismatch when the file is not what the log says."""
-    with files.open(file.path) as source:
+    """What `TableFiles.batches` promises, for a file of Parquet that `opening` (which raises FileMissing) gives by its path."""
+    with opening(file.path) as source:
         try:
-            yield from _batches(source, file, schema, first, last)
+            yield from _batches(source, file, schema, first, file.row_count if last is None else last)
         except (pa.ArrowInvalid, OSError) as broken:
             raise ChecksumMismatch(f"the file {file.path} of the table cannot be read") from broken
 

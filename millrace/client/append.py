@@ -24,7 +24,7 @@ from millrace.client import status
 from millrace.client.channel import Connection
 from millrace.client.ledger import Held, Ledger, Reread
 from millrace.client.resume import Backoff, resumable
-from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
+from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import codec_of
 from millrace.wire.schema import schema_from_proto
@@ -34,7 +34,7 @@ _INLINE_BYTES = 64 * 1024
 _MAX_OPENS_WITHOUT_ACK = 20
 _MAX_SUPERSEDED = 3
 
-CommitHook = Callable[[storage_pb2.Committed], None]
+CommitHook = Callable[[frames_pb2.Committed], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Appender:
         rows: pa.RecordBatch,
         *,
         position: types_pb2.Position | None = None,
-        dead_letters: Sequence[storage_pb2.DeadLetter] = (),
+        dead_letters: Sequence[frames_pb2.DeadLetter] = (),
     ) -> int:
         """Takes `rows` (cut to messages here) and returns the offset after them; waits while too much is unacknowledged.
 
@@ -202,23 +202,23 @@ class Appender:
             await self.aclose()
 
     # -- taking rows ---------------------------------------------------------------------------------------------------
-    async def _encoded(self, rows: pa.RecordBatch, whole: bool) -> list[storage_pb2.AppendBatch]:
+    async def _encoded(self, rows: pa.RecordBatch, whole: bool) -> list[frames_pb2.AppendBatch]:
         if rows.nbytes <= _INLINE_BYTES:
             return self._encode(rows, whole)
         return await asyncio.to_thread(self._encode, rows, whole)
 
-    def _encode(self, rows: pa.RecordBatch, whole: bool) -> list[storage_pb2.AppendBatch]:
+    def _encode(self, rows: pa.RecordBatch, whole: bool) -> list[frames_pb2.AppendBatch]:
         plain = normalise(rows)
         parts = [plain] if whole else slices.cut(plain, limit_bytes=self._max_message_bytes)
         codec = codec_of(self._options.compression)
         return [
-            storage_pb2.AppendBatch(batch=types_pb2.Batch(arrow=ipc.encode(part, codec), row_count=part.num_rows))
+            frames_pb2.AppendBatch(batch=types_pb2.Batch(arrow=ipc.encode(part, codec), row_count=part.num_rows))
             if part.num_rows
-            else storage_pb2.AppendBatch(batch=types_pb2.Batch())
+            else frames_pb2.AppendBatch(batch=types_pb2.Batch())
             for part in parts
         ]
 
-    def _check_size(self, batch: storage_pb2.AppendBatch) -> None:
+    def _check_size(self, batch: frames_pb2.AppendBatch) -> None:
         size = batch.ByteSize()
         if size > self._max_message_bytes + 64 * 1024:
             raise errors.RowTooLarge(
@@ -226,7 +226,7 @@ class Appender:
                 hint="cut it where the source's position is known",
             )
 
-    async def _add(self, batch: storage_pb2.AppendBatch) -> None:
+    async def _add(self, batch: frames_pb2.AppendBatch) -> None:
         size, limit = batch.ByteSize(), self._options.max_held_bytes
         await self._wait(lambda: not len(self._ledger) or self._ledger.held_bytes + size <= limit)
         if self._failure is not None:
@@ -323,7 +323,7 @@ class Appender:
             frame.commit_interval.FromMicroseconds(round(options.commit_interval_s * 1e6))
         return frame
 
-    async def _take_opened(self, opened: storage_pb2.AppendOpened) -> None:
+    async def _take_opened(self, opened: frames_pb2.AppendOpened) -> None:
         position = opened.position if opened.HasField("position") else None
         self._backoff.progress()
         async with self._changed:
@@ -366,10 +366,10 @@ class Appender:
             held: Held | None = None
             while (held := self._ledger.to_send()) is None:
                 if self._ledger.all_sent and self._finishing:
-                    return storage_pb2.AppendRowsRequest(finish=storage_pb2.Finish())
+                    return storage_pb2.AppendRowsRequest(finish=frames_pb2.Finish())
                 if self._ledger.all_sent and self._flushes_sent < self._flushes_wanted:
                     self._flushes_sent = self._flushes_wanted
-                    return storage_pb2.AppendRowsRequest(flush=storage_pb2.Flush())
+                    return storage_pb2.AppendRowsRequest(flush=frames_pb2.Flush())
                 await self._changed.wait()
             if not self._ledger.in_flight:
                 self._last_ack = time.monotonic()
@@ -391,7 +391,7 @@ class Appender:
                 while await status.raising(call.read()) is not grpc.aio.EOF:
                     pass
 
-    async def _take_committed(self, committed: storage_pb2.Committed) -> None:
+    async def _take_committed(self, committed: frames_pb2.Committed) -> None:
         self._last_ack = time.monotonic()
         self._opens_without_ack = self._superseded = 0
         self._backoff.progress()
@@ -408,7 +408,7 @@ class Appender:
         if self._on_commit is not None:
             self._on_commit(committed)
 
-    async def _take_done(self, done: storage_pb2.Done) -> None:
+    async def _take_done(self, done: frames_pb2.Done) -> None:
         if done.next_offset != self._ledger.next_offset:
             raise errors.Unexpected(
                 f"storage finished at row {done.next_offset}, the writer at {self._ledger.next_offset}"

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import frames_pb2
 from millrace.types.v1 import types_pb2
 
 
@@ -16,7 +16,7 @@ class Held:
 
     `serial`: how many batches were added before it."""
 
-    batch: storage_pb2.AppendBatch
+    batch: frames_pb2.AppendBatch
     offset: int
     rows: int
     size: int
@@ -77,7 +77,7 @@ class Ledger:
         """The first `opened`: batches are numbered from here."""
         self.next_offset = self.acked_offset = next_offset
 
-    def add(self, batch: storage_pb2.AppendBatch, rows: int) -> Held:
+    def add(self, batch: frames_pb2.AppendBatch, rows: int) -> Held:
         """Numbers `batch` and keeps it; `rows` = its rows + dead letters."""
         batch.offset = self.next_offset
         held = Held(batch, self.next_offset, rows, batch.ByteSize(), self.added)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from millrace.errors import FieldInvalid
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import frames_pb2
 from millrace.types.v1 import types_pb2
 from millrace.wire.clock import micros_of, timestamp_proto
 from svc_extract.ports import DeadLetter, Position
@@ -30,8 +30,8 @@ def position_to(position: Position | None) -> types_pb2.Position | None:
     return message
 
 
-def letter_to(one: DeadLetter) -> storage_pb2.DeadLetter:
-    return storage_pb2.DeadLetter(row_index=one.row_index, reason=one.reason, field=one.field[:256], raw=one.raw)
+def letter_to(one: DeadLetter) -> frames_pb2.DeadLetter:
+    return frames_pb2.DeadLetter(row_index=one.row_index, reason=one.reason, field=one.field[:256], raw=one.raw)
 
 
 def time_to(micros: int | None) -> timestamp_pb2.Timestamp | None:

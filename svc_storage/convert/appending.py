@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.arrow import slices
+from millrace.storage.v1 import frames_pb2
 from millrace.storage.v1 import storage_pb2 as pb
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_from_proto
@@ -56,7 +57,7 @@ def opened(stream: AppendStream, definition: TableDefinition, table_uid: str) ->
     ack_timeout_s = _ACK_TIMEOUT_S + 2 * (stream.interval_s or LONGEST_S)
     covered = bool(state.positions) or state.event_time_high_us is not None
     return pb.AppendRowsResponse(
-        opened=pb.AppendOpened(
+        opened=frames_pb2.AppendOpened(
             epoch=state.epoch,
             next_offset=state.next_offset,
             position=position_to_proto(state) if covered else None,
@@ -71,7 +72,7 @@ def opened(stream: AppendStream, definition: TableDefinition, table_uid: str) ->
     )
 
 
-def incoming_from(frame: pb.AppendBatch, schema: pa.Schema) -> Incoming:
+def incoming_from(frame: frames_pb2.AppendBatch, schema: pa.Schema) -> Incoming:
     """Blocking (CPU): decodes, validates, sums. Raises FieldInvalid, SchemaMismatch, ArrowInvalid and their like."""
     payload = (
         frame.batch.arrow
@@ -103,7 +104,7 @@ def committed(ack: Ack) -> pb.AppendRowsResponse:
     ]
     covered = bool(ack.positions) or ack.event_time_high_us is not None
     return pb.AppendRowsResponse(
-        committed=pb.Committed(
+        committed=frames_pb2.Committed(
             next_offset=ack.next_offset,
             version=ack.version,
             commit_time=timestamp_proto(ack.time_us),
@@ -117,7 +118,7 @@ def committed(ack: Ack) -> pb.AppendRowsResponse:
 
 
 def done(stream: AppendStream) -> pb.AppendRowsResponse:
-    return pb.AppendRowsResponse(done=pb.Done(next_offset=stream.next_offset, version=stream.last_version))
+    return pb.AppendRowsResponse(done=frames_pb2.Done(next_offset=stream.next_offset, version=stream.last_version))
 
 
 def heartbeat(now_us: int) -> pb.AppendRowsResponse:

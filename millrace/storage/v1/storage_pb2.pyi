@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from millrace.storage.v1 import frames_pb2 as _frames_pb2
 from millrace.types.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -501,24 +502,24 @@ class AppendRowsRequest(_message.Message):
         """First frame."""
 
     @_builtins.property
-    def batch(self) -> Global___AppendBatch:
+    def batch(self) -> _frames_pb2.AppendBatch:
         """Rows."""
 
     @_builtins.property
-    def flush(self) -> Global___Flush:
+    def flush(self) -> _frames_pb2.Flush:
         """Commit what was sent so far now."""
 
     @_builtins.property
-    def finish(self) -> Global___Finish:
+    def finish(self) -> _frames_pb2.Finish:
         """No more frames follow: commit, answer `done`, end OK."""
 
     def __init__(
         self,
         *,
         open: Global___AppendOpen | None = ...,
-        batch: Global___AppendBatch | None = ...,
-        flush: Global___Flush | None = ...,
-        finish: Global___Finish | None = ...,
+        batch: _frames_pb2.AppendBatch | None = ...,
+        flush: _frames_pb2.Flush | None = ...,
+        finish: _frames_pb2.Finish | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finish", b"finish", "flush", b"flush", "message", b"message", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -587,118 +588,6 @@ class AppendOpen(_message.Message):
 Global___AppendOpen: _TypeAlias = AppendOpen  # noqa: Y015
 
 @_typing.final
-class AppendBatch(_message.Message):
-    """Rows of one writer, in offset order."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    OFFSET_FIELD_NUMBER: _builtins.int
-    BATCH_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
-    offset: _builtins.int
-    """Rows of this writer before this batch, [0, 2^40). Has presence: absent is INVALID_ARGUMENT, 0 is the first batch. It counts batch
-    rows and dead letters of this writer, never the source's own number.
-    """
-    @_builtins.property
-    def batch(self) -> _types_pb2.Batch:
-        """The rows; may be empty when only `position` or `dead_letters` move."""
-
-    @_builtins.property
-    def position(self) -> _types_pb2.Position:
-        """The source's position after the last row of this batch."""
-
-    @_builtins.property
-    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
-        """Rows that the writer could not even parse."""
-
-    def __init__(
-        self,
-        *,
-        offset: _builtins.int | None = ...,
-        batch: _types_pb2.Batch | None = ...,
-        position: _types_pb2.Position | None = ...,
-        dead_letters: _abc.Iterable[Global___DeadLetter] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "batch", b"batch", "offset", b"offset", "position", b"position"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "batch", b"batch", "dead_letters", b"dead_letters", "offset", b"offset", "position", b"position"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
-    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
-
-Global___AppendBatch: _TypeAlias = AppendBatch  # noqa: Y015
-
-@_typing.final
-class DeadLetter(_message.Message):
-    """A row that could not become one."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ROW_INDEX_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
-    RAW_FIELD_NUMBER: _builtins.int
-    row_index: _builtins.int
-    """Its place among the n = batch rows + dead letters of the batch, zero-based."""
-    reason: _builtins.str
-    """Machine-readable: UNPARSEABLE, FIELD_COUNT, ENCODING, TYPE, NOT_NULL, RANGE, ENUM, ROW_TOO_LARGE."""
-    field: _builtins.str
-    """The column at fault, or empty."""
-    raw: _builtins.bytes
-    """The source's bytes, at most 64 KiB; longer ones are cut and marked."""
-    def __init__(
-        self,
-        *,
-        row_index: _builtins.int = ...,
-        reason: _builtins.str = ...,
-        field: _builtins.str = ...,
-        raw: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "raw", b"raw", "reason", b"reason", "row_index", b"row_index"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
-
-@_typing.final
-class Flush(_message.Message):
-    """Commit now."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Flush: _TypeAlias = Flush  # noqa: Y015
-
-@_typing.final
-class Finish(_message.Message):
-    """No more frames follow."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Finish: _TypeAlias = Finish  # noqa: Y015
-
-@_typing.final
 class AppendRowsResponse(_message.Message):
     """One frame from storage."""
 
@@ -710,11 +599,11 @@ class AppendRowsResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def opened(self) -> Global___AppendOpened:
+    def opened(self) -> _frames_pb2.AppendOpened:
         """Answer to `open`."""
 
     @_builtins.property
-    def committed(self) -> Global___Committed:
+    def committed(self) -> _frames_pb2.Committed:
         """Acknowledges all rows before `next_offset`, durably."""
 
     @_builtins.property
@@ -722,7 +611,7 @@ class AppendRowsResponse(_message.Message):
         """Nothing to say for 15 s."""
 
     @_builtins.property
-    def done(self) -> Global___Done:
+    def done(self) -> _frames_pb2.Done:
         """Answer to `finish`; the stream ends OK."""
 
     @_builtins.property
@@ -732,10 +621,10 @@ class AppendRowsResponse(_message.Message):
     def __init__(
         self,
         *,
-        opened: Global___AppendOpened | None = ...,
-        committed: Global___Committed | None = ...,
+        opened: _frames_pb2.AppendOpened | None = ...,
+        committed: _frames_pb2.Committed | None = ...,
         heartbeat: _types_pb2.Heartbeat | None = ...,
-        done: Global___Done | None = ...,
+        done: _frames_pb2.Done | None = ...,
         error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "done", b"done", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened"]  # noqa: Y015
@@ -747,152 +636,6 @@ class AppendRowsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___AppendRowsResponse: _TypeAlias = AppendRowsResponse  # noqa: Y015
-
-@_typing.final
-class AppendOpened(_message.Message):
-    """The stream is open."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EPOCH_FIELD_NUMBER: _builtins.int
-    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    SCHEMA_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    MAX_UNACKED_BYTES_FIELD_NUMBER: _builtins.int
-    MAX_UNACKED_BATCHES_FIELD_NUMBER: _builtins.int
-    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
-    ACK_TIMEOUT_FIELD_NUMBER: _builtins.int
-    TABLE_UID_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.int
-    """The epoch that rules now."""
-    next_offset: _builtins.int
-    """The offset to send next."""
-    version: _builtins.int
-    """The newest version."""
-    max_unacked_bytes: _builtins.int
-    """Credit: bytes sent and not acknowledged must stay below this (16 MiB). Beyond, the server stops reading."""
-    max_unacked_batches: _builtins.int
-    """Credit in batches (32)."""
-    max_message_bytes: _builtins.int
-    """Largest message the server takes, in bytes."""
-    table_uid: _builtins.str
-    """The table's uid."""
-    @_builtins.property
-    def position(self) -> _types_pb2.Position:
-        """The source's position of the last committed row; unset when none."""
-
-    @_builtins.property
-    def schema(self) -> _types_pb2.Schema:
-        """The table's columns: what batches must match."""
-
-    @_builtins.property
-    def ack_timeout(self) -> _duration_pb2.Duration:
-        """No acknowledgement for this long with rows under way: cancel and open again."""
-
-    def __init__(
-        self,
-        *,
-        epoch: _builtins.int = ...,
-        next_offset: _builtins.int = ...,
-        position: _types_pb2.Position | None = ...,
-        schema: _types_pb2.Schema | None = ...,
-        version: _builtins.int = ...,
-        max_unacked_bytes: _builtins.int = ...,
-        max_unacked_batches: _builtins.int = ...,
-        max_message_bytes: _builtins.int = ...,
-        ack_timeout: _duration_pb2.Duration | None = ...,
-        table_uid: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack_timeout", b"ack_timeout", "position", b"position", "schema", b"schema"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout", b"ack_timeout", "epoch", b"epoch", "max_message_bytes", b"max_message_bytes", "max_unacked_batches", b"max_unacked_batches", "max_unacked_bytes", b"max_unacked_bytes", "next_offset", b"next_offset", "position", b"position", "schema", b"schema", "table_uid", b"table_uid", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AppendOpened: _TypeAlias = AppendOpened  # noqa: Y015
-
-@_typing.final
-class Committed(_message.Message):
-    """Rows are stored, durably."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    COMMIT_TIME_FIELD_NUMBER: _builtins.int
-    ROWS_WRITTEN_FIELD_NUMBER: _builtins.int
-    ROWS_DEAD_LETTERED_FIELD_NUMBER: _builtins.int
-    ROWS_DUPLICATE_FIELD_NUMBER: _builtins.int
-    SAMPLE_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    next_offset: _builtins.int
-    """All rows of this writer before this offset are stored."""
-    version: _builtins.int
-    """The version that holds the last of them."""
-    rows_written: _builtins.int
-    """Rows stored since the acknowledgement before."""
-    rows_dead_lettered: _builtins.int
-    """Rows kept as dead letters since then."""
-    rows_duplicate: _builtins.int
-    """Rows known already since then: acknowledged, not stored again."""
-    @_builtins.property
-    def commit_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was committed."""
-
-    @_builtins.property
-    def sample(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RowError]:
-        """Up to 20 of the rows that became dead letters."""
-
-    @_builtins.property
-    def position(self) -> _types_pb2.Position:
-        """The source's position that this acknowledgement covers."""
-
-    def __init__(
-        self,
-        *,
-        next_offset: _builtins.int = ...,
-        version: _builtins.int = ...,
-        commit_time: _timestamp_pb2.Timestamp | None = ...,
-        rows_written: _builtins.int = ...,
-        rows_dead_lettered: _builtins.int = ...,
-        rows_duplicate: _builtins.int = ...,
-        sample: _abc.Iterable[_types_pb2.RowError] | None = ...,
-        position: _types_pb2.Position | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "position", b"position"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "next_offset", b"next_offset", "position", b"position", "rows_dead_lettered", b"rows_dead_lettered", "rows_duplicate", b"rows_duplicate", "rows_written", b"rows_written", "sample", b"sample", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Committed: _TypeAlias = Committed  # noqa: Y015
-
-@_typing.final
-class Done(_message.Message):
-    """All is committed."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    next_offset: _builtins.int
-    """As in `committed`."""
-    version: _builtins.int
-    """The newest version that holds rows of this stream; 0 when it wrote none."""
-    def __init__(
-        self,
-        *,
-        next_offset: _builtins.int = ...,
-        version: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offset", b"next_offset", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Done: _TypeAlias = Done  # noqa: Y015
 
 @_typing.final
 class PlanReadRequest(_message.Message):

@@ -15,8 +15,8 @@ from millrace.arrow import ipc
 from millrace.client import status
 from millrace.client.channel import Connection
 from millrace.errors import Unexpected
+from millrace.storage.v1 import frames_pb2, storage_pb2_grpc
 from millrace.storage.v1 import storage_pb2 as pb
-from millrace.storage.v1 import storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.schema import schema_from_proto
 from svc_extract.convert.positions import duration_ms, letter_to, position_from, position_to
@@ -69,7 +69,7 @@ class StorageChannel:
         batch = payload if rows is None else _batch(rows)
         await self._write(
             pb.AppendRowsRequest(
-                batch=pb.AppendBatch(
+                batch=frames_pb2.AppendBatch(
                     offset=offset,
                     batch=batch,
                     position=position_to(position),
@@ -79,10 +79,10 @@ class StorageChannel:
         )
 
     async def flush(self) -> None:
-        await self._write(pb.AppendRowsRequest(flush=pb.Flush()))
+        await self._write(pb.AppendRowsRequest(flush=frames_pb2.Flush()))
 
     async def finish(self) -> None:
-        await self._write(pb.AppendRowsRequest(finish=pb.Finish()))
+        await self._write(pb.AppendRowsRequest(finish=frames_pb2.Finish()))
         with contextlib.suppress(*status.CALL_ERRORS, asyncio.InvalidStateError):
             await status.raising(self._call.done_writing())
 
@@ -144,7 +144,7 @@ def _open(request: PushOpen) -> pb.AppendOpen:
     return frame
 
 
-def _opened(message: pb.AppendOpened) -> PushOpened:
+def _opened(message: frames_pb2.AppendOpened) -> PushOpened:
     return PushOpened(
         epoch=message.epoch,
         next_offset=message.next_offset,
@@ -157,7 +157,7 @@ def _opened(message: pb.AppendOpened) -> PushOpened:
     )
 
 
-def _committed(message: pb.Committed) -> PushCommitted:
+def _committed(message: frames_pb2.Committed) -> PushCommitted:
     return PushCommitted(
         next_offset=message.next_offset,
         version=message.version,

@@ -11,7 +11,7 @@ from millrace.client.append import Appender, AppendOptions
 from millrace.client.channel import Connection
 from millrace.client.ledger import Reread
 from millrace.errors import OffsetGap
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import frames_pb2
 from svc_extract.convert.positions import letter_to, position_from, position_to
 from svc_extract.ports import AppendTarget, Committed, DeadLetter, Position, SinkOpened
 
@@ -73,7 +73,7 @@ def _rereading() -> Iterator[None]:
         raise OffsetGap(str(error), metadata={"next_offset": str(error.next_offset)}) from error
 
 
-def _committed(done: storage_pb2.Committed) -> Committed:
+def _committed(done: frames_pb2.Committed) -> Committed:
     return Committed(
         done.next_offset,
         done.version,

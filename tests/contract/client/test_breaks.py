@@ -19,7 +19,7 @@ from millrace.client.append import Appender, AppendOptions
 from millrace.client.channel import Connection, open_channel
 from millrace.client.read import read_split
 from millrace.server.testing import Served
-from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
+from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from tests.unit.client.scripted import Cutter
 
@@ -109,7 +109,7 @@ async def test_an_arrow_bomb_is_refused_and_the_writer_told(client: Client) -> N
     call = storage_pb2_grpc.StorageServiceStub(connection.channel).AppendRows(metadata=connection.metadata(table.name))
     await call.write(storage_pb2.AppendRowsRequest(open=storage_pb2.AppendOpen(table=table.name, writer_id="w")))
     await call.read()
-    batch = storage_pb2.AppendBatch(offset=0, batch=types_pb2.Batch(arrow=bomb, row_count=30_000_000))
+    batch = frames_pb2.AppendBatch(offset=0, batch=types_pb2.Batch(arrow=bomb, row_count=30_000_000))
     await call.write(storage_pb2.AppendRowsRequest(batch=batch))
     from millrace.client.status import in_band
 

@@ -8,6 +8,7 @@ import pytest
 from millrace import errors
 from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.server.testing import Served
+from millrace.storage.v1 import frames_pb2
 from millrace.storage.v1 import storage_pb2 as pb
 from millrace.storage.v1 import storage_pb2_grpc as pb_grpc
 from millrace.types.v1 import types_pb2 as types
@@ -52,9 +53,9 @@ async def test_frames_are_checked_and_an_absent_number_is_not_zero(served: Serve
     call = pb_grpc.StorageServiceStub(served.channel()).AppendRows()
     await call.write(opened("t"))
     assert (await call.read()).WhichOneof("message") == "opened"
-    await call.write(pb.AppendRowsRequest(batch=pb.AppendBatch(offset=0)))
+    await call.write(pb.AppendRowsRequest(batch=frames_pb2.AppendBatch(offset=0)))
     assert (await call.read()).WhichOneof("message") == "committed"
-    await call.write(pb.AppendRowsRequest(batch=pb.AppendBatch()))
+    await call.write(pb.AppendRowsRequest(batch=frames_pb2.AppendBatch()))
     refused = in_band((await call.read()).error)
     assert (refused.reason, refused.field) == ("FIELD_REQUIRED", "batch.offset")
     await call.done_writing()

@@ -13,12 +13,13 @@ from millrace.server.identity import caller
 from millrace.server.lifecycle import heartbeats, stream_life
 from millrace.server.runtime import Composition, ServiceSpec
 from millrace.server.status import from_rpc_error, from_status
+from millrace.storage.v1 import frames_pb2
 from millrace.storage.v1 import storage_pb2 as pb
 from millrace.storage.v1 import storage_pb2_grpc as pb_grpc
 from millrace.types.v1 import types_pb2 as types
 
 OPEN = pb.AppendRowsRequest(open=pb.AppendOpen(table="t", writer_id="w"))
-FINISH = pb.AppendRowsRequest(finish=pb.Finish())
+FINISH = pb.AppendRowsRequest(finish=frames_pb2.Finish())
 
 
 def named(name: str) -> pb.ReadRowsRequest:
@@ -30,7 +31,7 @@ def opened(name: str) -> pb.AppendRowsRequest:
 
 
 def batch(offset: int, rows: int = 1) -> pb.AppendRowsRequest:
-    return pb.AppendRowsRequest(batch=pb.AppendBatch(offset=offset, batch=types.Batch(row_count=rows)))
+    return pb.AppendRowsRequest(batch=frames_pb2.AppendBatch(offset=offset, batch=types.Batch(row_count=rows)))
 
 
 class Toy(pb_grpc.StorageServiceServicer):
@@ -108,12 +109,12 @@ class Toy(pb_grpc.StorageServiceServicer):
                 await self._open(name, context)
             elif kind == "batch":
                 offset = request.batch.offset + request.batch.batch.row_count
-                await context.write(pb.AppendRowsResponse(committed=pb.Committed(next_offset=offset)))
+                await context.write(pb.AppendRowsResponse(committed=frames_pb2.Committed(next_offset=offset)))
                 if name == "fails":
                     raise errors.OffsetGap("rows are missing", metadata={"next_offset": str(offset)})
                 life.check()
             elif kind == "finish":
-                await context.write(pb.AppendRowsResponse(done=pb.Done(next_offset=offset)))
+                await context.write(pb.AppendRowsResponse(done=frames_pb2.Done(next_offset=offset)))
                 return
         self.log.append("abandoned")
 
@@ -122,7 +123,7 @@ class Toy(pb_grpc.StorageServiceServicer):
             raise errors.WriterFenced("another writer took over", metadata={"next_offset": "5"})
         if name == "bug":
             raise KeyError("secret row value 4711")
-        await context.write(pb.AppendRowsResponse(opened=pb.AppendOpened(epoch=1)))
+        await context.write(pb.AppendRowsResponse(opened=frames_pb2.AppendOpened(epoch=1)))
         if name == "stubborn":
             await self._sleep_for_ever()
 

@@ -14,8 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from millrace.server.runtime import ServiceSpec
 from millrace.server.testing import Served, running
+from millrace.storage.v1 import frames_pb2, storage_pb2_grpc
 from millrace.storage.v1 import storage_pb2 as pb
-from millrace.storage.v1 import storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_to_proto
 from millrace.wire.schema import schema_to_proto
@@ -45,12 +45,12 @@ def opening(**more: Any) -> pb.AppendRowsRequest:
 
 def batch(offset: int, count: int, encoding: int = types_pb2.ENCODING_ARROW) -> pb.AppendRowsRequest:
     return pb.AppendRowsRequest(
-        batch=pb.AppendBatch(offset=offset, batch=batch_to_proto(rows(count, offset), encoding))
+        batch=frames_pb2.AppendBatch(offset=offset, batch=batch_to_proto(rows(count, offset), encoding))
     )
 
 
-FLUSH = pb.AppendRowsRequest(flush=pb.Flush())
-FINISH = pb.AppendRowsRequest(finish=pb.Finish())
+FLUSH = pb.AppendRowsRequest(flush=frames_pb2.Flush())
+FINISH = pb.AppendRowsRequest(finish=frames_pb2.Finish())
 
 
 async def append(
@@ -120,7 +120,7 @@ async def test_early_frames_are_no_error(served: Served, encoding: int) -> None:
             0,
         ),
         (
-            [opening(), batch(0, 3), pb.AppendRowsRequest(batch=pb.AppendBatch(batch=types_pb2.Batch()))],
+            [opening(), batch(0, 3), pb.AppendRowsRequest(batch=frames_pb2.AppendBatch(batch=types_pb2.Batch()))],
             grpc.StatusCode.INVALID_ARGUMENT,
             "FIELD_REQUIRED",
             3,
@@ -130,7 +130,7 @@ async def test_early_frames_are_no_error(served: Served, encoding: int) -> None:
                 opening(),
                 batch(0, 3),
                 pb.AppendRowsRequest(
-                    batch=pb.AppendBatch(offset=3, batch=types_pb2.Batch(arrow=b"nonsense", row_count=1))
+                    batch=frames_pb2.AppendBatch(offset=3, batch=types_pb2.Batch(arrow=b"nonsense", row_count=1))
                 ),
             ],
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -184,8 +184,8 @@ async def test_validate_only_keeps_nothing(served: Served) -> None:
 
 
 async def test_dead_letters_are_counted_and_named(served: Served) -> None:
-    letter = pb.DeadLetter(row_index=1, reason="UNPARSEABLE", raw=b"a,b")
-    frame = pb.AppendBatch(offset=0, batch=batch_to_proto(rows(2)), dead_letters=[letter])
+    letter = frames_pb2.DeadLetter(row_index=1, reason="UNPARSEABLE", raw=b"a,b")
+    frame = frames_pb2.AppendBatch(offset=0, batch=batch_to_proto(rows(2)), dead_letters=[letter])
     answers, code = await append(
         served, [opening(on_bad_row=types_pb2.ON_BAD_ROW_DEAD_LETTER), pb.AppendRowsRequest(batch=frame), FINISH]
     )
@@ -261,7 +261,7 @@ async def test_a_row_that_no_read_could_send_is_refused(served: Served) -> None:
     await stub.CreateTable(pb.CreateTableRequest(request_id="lists", table=table))
     items = types_pb2.ValueList(values=[types_pb2.Value(null=types_pb2.Null())] * 500_000)
     row = types_pb2.Rows(rows=[types_pb2.Row(values=[types_pb2.Value(list=items)])])
-    frame = pb.AppendBatch(offset=0, batch=types_pb2.Batch(rows=row, row_count=1))
+    frame = frames_pb2.AppendBatch(offset=0, batch=types_pb2.Batch(rows=row, row_count=1))
     answers, code = await append(served, [opening(table=name), pb.AppendRowsRequest(batch=frame), FINISH])
     assert (reason_of(answers[-1].error)[0], code) == ("ROW_TOO_LARGE", grpc.StatusCode.INVALID_ARGUMENT)
 

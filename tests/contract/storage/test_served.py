@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from millrace.server.runtime import ServiceSpec
 from millrace.server.testing import Served, running
-from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
+from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_to_proto, read_batch
 from millrace.wire.schema import schema_from_proto, schema_to_proto
@@ -59,10 +59,10 @@ async def fill(storage: Any, *counts: int) -> None:
     offset = 0
     for count in counts:
         batch = batch_to_proto(rows(count, offset))
-        await call.write(storage_pb2.AppendRowsRequest(batch=storage_pb2.AppendBatch(offset=offset, batch=batch)))
-        await call.write(storage_pb2.AppendRowsRequest(flush=storage_pb2.Flush()))
+        await call.write(storage_pb2.AppendRowsRequest(batch=frames_pb2.AppendBatch(offset=offset, batch=batch)))
+        await call.write(storage_pb2.AppendRowsRequest(flush=frames_pb2.Flush()))
         offset += count
-    await call.write(storage_pb2.AppendRowsRequest(finish=storage_pb2.Finish()))
+    await call.write(storage_pb2.AppendRowsRequest(finish=frames_pb2.Finish()))
     await call.done_writing()
     while (answer := await call.read()) is not grpc.aio.EOF:
         last = answer

@@ -12,7 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import frames_pb2, storage_pb2
 from millrace.transform.v1 import transform_pb2 as pb
 from millrace.types.v1 import run_pb2, types_pb2
 
@@ -45,8 +45,8 @@ def append(storage: Any, name: str, first: int, count: int) -> None:
         yield storage_pb2.AppendRowsRequest(open=storage_pb2.AppendOpen(table=table(name), writer_id="test"))
         values = [types_pb2.Row(values=[types_pb2.Value(int=first + i)]) for i in range(count)]
         batch = types_pb2.Batch(rows=types_pb2.Rows(rows=values), row_count=count)
-        yield storage_pb2.AppendRowsRequest(batch=storage_pb2.AppendBatch(offset=first, batch=batch))
-        yield storage_pb2.AppendRowsRequest(finish=storage_pb2.Finish())
+        yield storage_pb2.AppendRowsRequest(batch=frames_pb2.AppendBatch(offset=first, batch=batch))
+        yield storage_pb2.AppendRowsRequest(finish=frames_pb2.Finish())
 
     assert [answer.WhichOneof("message") for answer in storage.AppendRows(frames())][-1] == "done"
 

@@ -21,7 +21,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from millrace.arrow import ipc
-from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
+from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_from_proto, batch_to_proto
 from millrace.wire.schema import schema_to_proto
@@ -141,7 +141,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         self.faults.maybe()
         epoch = writer.epoch
         await context.write(storage_pb2.AppendRowsResponse(opened=self._opened(writer)))
-        pending: list[storage_pb2.AppendBatch] = []
+        pending: list[frames_pb2.AppendBatch] = []
         async for request in requests:
             if writer.epoch != epoch:
                 raise Ending(status=rich(code_pb2.FAILED_PRECONDITION, "WRITER_FENCED"))
@@ -159,13 +159,13 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
                 self.faults.maybe()
                 await context.write(
                     storage_pb2.AppendRowsResponse(
-                        done=storage_pb2.Done(next_offset=writer.next_offset, version=self.version)
+                        done=frames_pb2.Done(next_offset=writer.next_offset, version=self.version)
                     )
                 )
                 return
 
-    def _opened(self, writer: Writer) -> storage_pb2.AppendOpened:
-        return storage_pb2.AppendOpened(
+    def _opened(self, writer: Writer) -> frames_pb2.AppendOpened:
+        return frames_pb2.AppendOpened(
             epoch=writer.epoch,
             next_offset=writer.next_offset,
             position=writer.position,
@@ -178,7 +178,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
             table_uid="u1",
         )
 
-    def _judge(self, writer: Writer, pending: list[storage_pb2.AppendBatch], batch: storage_pb2.AppendBatch) -> bool:
+    def _judge(self, writer: Writer, pending: list[frames_pb2.AppendBatch], batch: frames_pb2.AppendBatch) -> bool:
         """W3: True when the batch is new."""
         assert batch.HasField("offset")
         rows = count(batch)
@@ -196,7 +196,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         code = code_pb2.OUT_OF_RANGE if batch.offset > expected else code_pb2.FAILED_PRECONDITION
         raise Ending(status=rich(code, reason, next_offset=str(expected)))
 
-    async def _commit(self, writer: Writer, pending: list[storage_pb2.AppendBatch], context: Any) -> None:
+    async def _commit(self, writer: Writer, pending: list[frames_pb2.AppendBatch], context: Any) -> None:
         self.faults.maybe()  # before the commit: nothing of it happened
         written = 0
         for batch in pending:
@@ -214,7 +214,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         if self.faults.dice.random() < self.faults.silent_rate:
             self.faults.count("silent")
             await asyncio.Event().wait()
-        committed = storage_pb2.Committed(
+        committed = frames_pb2.Committed(
             next_offset=writer.next_offset, version=self.version, rows_written=written, position=writer.position
         )
         await context.write(storage_pb2.AppendRowsResponse(committed=committed))
@@ -277,7 +277,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
             await self._end_read(ending, context)
 
 
-def count(batch: storage_pb2.AppendBatch) -> int:
+def count(batch: frames_pb2.AppendBatch) -> int:
     return batch.batch.row_count + len(batch.dead_letters)
 
 

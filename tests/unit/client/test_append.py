@@ -15,7 +15,7 @@ from millrace import errors
 from millrace.client.append import Appender, AppendOptions, Reread
 from millrace.client.channel import Connection, open_channel
 from millrace.client.status import Unreachable
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import frames_pb2
 from millrace.types.v1 import types_pb2
 from tests.unit.client import scripted
 from tests.unit.client.scripted import TABLE, Cutter, Ending, Faults, Storage, numbered, rich, storage_at
@@ -55,7 +55,7 @@ async def test_rows_arrive_in_order_with_positions_and_dead_letters() -> None:
             assert writer.opened.epoch == 1
             assert writer.opened.schema.equals(scripted.SCHEMA)
             await writer.append(numbered(0, 5))
-            letter = storage_pb2.DeadLetter(row_index=2, reason="UNPARSEABLE", raw=b"bad")
+            letter = frames_pb2.DeadLetter(row_index=2, reason="UNPARSEABLE", raw=b"bad")
             end = await writer.append(
                 numbered(5, 5), position=types_pb2.Position(positions={"f": "100"}), dead_letters=[letter]
             )

@@ -291,6 +291,34 @@ class TableFiles(Protocol):
         """Removes files; a missing one is no error."""
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivePart:
+    """A file of rows in an archive. `sha256`: of its bytes, hex. The same rows under the same schema give the same bytes."""
+
+    name: str
+    row_count: int
+    size_bytes: int
+    sha256: str
+
+
+class Archive(Protocol):
+    """A folder outside of the store that holds exported tables. Names are relative and use `/`; the caller has checked them.
+
+    All of it blocks: it belongs on a worker thread. Raises StoreUnavailable, DiskFull."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Replaces a small file, whole or not at all; durable when it returns."""
+
+    def get(self, name: str) -> bytes | None:
+        """None when there is none."""
+
+    def write_rows(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> ArchivePart:
+        """Writes rows as one file of an open format, replacing an older one; durable when it returns."""
+
+    def read_rows(self, part: ArchivePart, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Its rows in order, of exactly `schema`. Raises FileMissing, ChecksumMismatch before the first row when it is not that file."""
+
+
 class Backend(Protocol):
     """Where the tables live."""
 

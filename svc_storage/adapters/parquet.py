@@ -33,7 +33,7 @@ def write_parquet(sink: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schem
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         metadata_collector=footers,
     ) as writer:
-        for table in _row_groups(batches, schema):
+        for table in row_groups(batches, schema):
             rows += table.num_rows
             statistics.add(table)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -57,7 +57,8 @@ def _take_text_bounds(footer: pq.FileMetaData, statistics: StatisticsBuilder) ->
                 statistics.add_text(column.path_in_schema, None)
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The batches' rows, regrouped: tables of ROW_GROUP_ROWS rows, the last one smaller."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:

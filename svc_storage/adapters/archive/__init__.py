@@ -1,0 +1,1 @@
+"""Where exported tables lie: a folder, or a prefix of a bucket. Rows are Parquet."""

@@ -113,6 +113,13 @@ class Commit:
     schema_id: int = 0
     event_time_high_us: int | None = None
     trace_context: str = ""
+    dead_letters_removed: tuple[DeadLetterFile, ...] = ()
+    """Files of dead letters that an erasure takes out; what stays of them is in `dead_letters`."""
+    expire_below: Version = 0
+    """Versions below it are not served any more, whatever retention says. 0: nothing expires."""
+    left_us: int = 0
+    """Not 0: every file that has left the table by now counts as having left at this time at the latest, so its bytes go sooner;
+    and no plan under way keeps the versions of `expire_below` (an erasure)."""
 
     @property
     def rows_added(self) -> int:

@@ -5,16 +5,15 @@ The new file is written beside the running commits; only the swap takes a turn o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
-import pyarrow as pa
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from millrace import errors
 from millrace.failpoints import failpoint
+from svc_storage.domain import rewrite
 from svc_storage.domain.assembly import new_name
 from svc_storage.domain.committer import Committer
-from svc_storage.ports import Commit, CommitKind, Committed, DataFile, TableFiles
+from svc_storage.ports import CommitKind, Committed, DataFile
 
 FAN_IN = 32
 LEVELS = 2
@@ -42,6 +41,23 @@ def pick(files: Iterable[DataFile]) -> Merge | None:
     return None
 
 
+def pick_all(files: Iterable[DataFile]) -> Merge | None:
+    """The first neighbours that fit one output, whatever their level: for who wants the table compact now. None when none are left."""
+    taken: list[DataFile] = []
+    size = 0
+    for file in files:
+        fits = file.size_bytes < LARGE_BYTES and size + file.size_bytes <= MAX_OUTPUT_BYTES
+        if not fits:
+            if len(taken) > 1:
+                break
+            taken, size = [], 0
+            if file.size_bytes >= LARGE_BYTES:
+                continue
+        taken.append(file)
+        size += file.size_bytes
+    return Merge(tuple(taken), LEVELS) if len(taken) > 1 else None
+
+
 def _due(candidates: Sequence[DataFile]) -> tuple[DataFile, ...]:
     taken: list[DataFile] = []
     size = 0
@@ -58,38 +74,12 @@ def _due(candidates: Sequence[DataFile]) -> tuple[DataFile, ...]:
 async def merge(committer: Committer, what: Merge, *, commit_id: str, now_us: int) -> Committed | None:
     """Writes, then swaps. None when an input left the table meanwhile; then nothing changed. Raises what files and log raise."""
     files, schema = committer.files, committer.view.head.schema
-    written = await files.write(new_name(what.level), _rows_of(files, what.inputs, schema), schema, level=what.level)
+    rows = rewrite.rows_of(files, what.inputs, schema)  # in the table's present columns
+    written = await files.write(new_name(what.level), rows, schema, level=what.level)
     expected = sum(file.row_count for file in what.inputs)
     if written.row_count != expected:
         await files.remove([written.path])
         raise errors.ChecksumMismatch(f"compaction read {written.row_count} rows where the log says {expected}")
     failpoint("storage.before_compact_commit")
-
-    async def swap() -> Committed | None:
-        active = committer.view.head.files
-        if any(file.path not in active for file in what.inputs):
-            return None
-
-        def make() -> Commit:
-            head = committer.view.head
-            return Commit(
-                id=commit_id,
-                kind=CommitKind.COMPACT,
-                time_us=max(now_us, head.time_us),
-                adds=(replace(written, added_in=head.version + 1),),
-                removes=what.inputs,
-            )
-
-        return await committer.commit(make)
-
-    done = await committer.turn(swap)
-    if done is None:
-        await files.remove([written.path])
-    return done
-
-
-def _rows_of(files: TableFiles, inputs: Sequence[DataFile], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """In the table's present columns."""
-    for file in inputs:
-        for _, batch in files.batches(file, schema):
-            yield batch
+    swap = rewrite.Swap(kind=CommitKind.COMPACT, inputs=what.inputs, outputs=(written,), id=commit_id)
+    return await rewrite.swap(committer, swap, now_us=now_us)

@@ -88,6 +88,10 @@ class OpenTable:
         try:
             return self.versions.at(version)
         except errors.VersionExpired:
+            if version < self.versions.erased_below:
+                raise
+            if self.plans.under_way(version, version) and (known := self.versions.known(version)):
+                return known
             if kept := await self.plans.load(version, self.versions.head):
                 return kept
             raise

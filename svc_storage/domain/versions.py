@@ -14,6 +14,7 @@ from svc_storage.ports import (
     CommitKind,
     Committed,
     DataFile,
+    DeadLetterFile,
     LogTail,
     Snapshot,
     TableView,
@@ -34,7 +35,7 @@ def fold(before: Snapshot, committed: Committed) -> Snapshot:
         schema_id=(commit.schema_id or before.schema_id) if commit.schema else before.schema_id,
         files=_files(before.files, commit) if commit.adds or commit.removes else before.files,
         writers=_writers(before.writers, commit) if commit.writers else before.writers,
-        dead_letters=(*before.dead_letters, *commit.dead_letters),
+        dead_letters=_dead_letters(before, commit),
         event_time_high_us=_higher(before.event_time_high_us, commit.event_time_high_us),
     )
 
@@ -56,6 +57,13 @@ def _files(before: Mapping[str, DataFile], commit: Commit) -> Mapping[str, DataF
     if not placed:
         after.update((added.path, added) for added in commit.adds)
     return after
+
+
+def _dead_letters(before: Snapshot, commit: Commit) -> tuple[DeadLetterFile, ...]:
+    if not commit.dead_letters_removed:
+        return (*before.dead_letters, *commit.dead_letters)
+    gone = {file.path for file in commit.dead_letters_removed}
+    return (*(file for file in before.dead_letters if file.path not in gone), *commit.dead_letters)
 
 
 def _writers(before: Mapping[str, WriterState], commit: Commit) -> Mapping[str, WriterState]:
@@ -134,6 +142,8 @@ class LogView:
         self._head = tail.base
         self._cache: OrderedDict[Version, Snapshot] = OrderedDict()
         self._expired_below: Version = 0
+        self.erased_below: Version = 0
+        """Versions that an erasure has closed: not even a plan under way reads them."""
         self.removed_us: dict[str, int] = dict(tail.removed_us)
         for committed in tail.commits:
             self.publish(committed)
@@ -171,14 +181,31 @@ class LogView:
         self._remember(self._head)
         self._head = fold(self._head, committed)
         self._commits.append(committed)
-        for file in committed.commit.removes:
-            self.removed_us[file.path] = committed.commit.time_us
+        self._note_removed(committed.commit)
+
+    def _note_removed(self, commit: Commit) -> None:
+        for file in (*commit.removes, *commit.dead_letters_removed):
+            self.removed_us[file.path] = commit.time_us
+        for file in commit.adds:  # a restored one
+            self.removed_us.pop(file.path, None)
+        self._expired_below = max(self._expired_below, commit.expire_below)
+        if commit.left_us:
+            self.erased_below = max(self.erased_below, commit.expire_below)
+            for path, left_us in self.removed_us.items():
+                self.removed_us[path] = min(left_us, commit.left_us)
 
     def at(self, version: Version) -> Snapshot:
         """Raises VersionExpired (metadata oldest_version), VersionInFuture."""
+        return self._at(version, self.oldest)
+
+    def known(self, version: Version) -> Snapshot | None:
+        """A version that the log still has, also when it is not served any more."""
+        return self._at(version, self.base_version) if self.base_version <= version <= self._head.version else None
+
+    def _at(self, version: Version, lowest: Version) -> Snapshot:
         if version == self._head.version:
             return self._head
-        self._check(version, lowest=self.oldest)
+        self._check(version, lowest=lowest)
         if found := self._cache.get(version):
             self._cache.move_to_end(version)
             return found

@@ -41,6 +41,7 @@ def encode_record(commit: Commit) -> str:
     """The commit's own words, for commitInfo."""
     return _dumps(
         {
+            **_ended(commit),
             "id": commit.id,
             "kind": commit.kind.value,
             "time": commit.time_us,
@@ -49,9 +50,24 @@ def encode_record(commit: Commit) -> str:
             "schema_id": commit.schema_id,
             "high": commit.event_time_high_us,
             "trace": commit.trace_context,
-            "parts": [len(commit.adds), len(commit.removes), len(commit.writers) + (commit.kind is CommitKind.COMPACT)],
+            "parts": [len(commit.adds), len(commit.removes), len(commit.writers) + has_own_txn(commit)],
         }
     )
+
+
+def has_own_txn(commit: Commit) -> bool:
+    """A commit that moves no writer carries a transaction of ours: Delta gets something to write, and two of them conflict."""
+    return not commit.writers and commit.kind is not CommitKind.SCHEMA
+
+
+def _ended(commit: Commit) -> Mapping[str, Any]:
+    """What an expiry or an erasure says beside its files."""
+    found = {
+        "gone": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters_removed],
+        "expire": commit.expire_below,
+        "left": commit.left_us,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def decode_log_file(version: Version, text: bytes) -> Committed:
@@ -81,6 +97,9 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
             schema_id=record.get("schema_id", 0),
             event_time_high_us=record.get("high"),
             trace_context=record.get("trace", ""),
+            dead_letters_removed=tuple(DeadLetterFile(raw[0], raw[1], raw[2]) for raw in record.get("gone", ())),
+            expire_below=record.get("expire", 0),
+            left_us=record.get("left", 0),
         ),
     )
 

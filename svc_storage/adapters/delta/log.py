@@ -125,7 +125,7 @@ class DeltaLog:
         ]
         actions += [RemoveAction(file.path, changed, now_ms, file.size_bytes, {}) for file in commit.removes]
         transactions = [Transaction(name, codec.txn_version(state), now_ms) for name, state in commit.writers.items()]
-        if commit.kind is CommitKind.COMPACT:
+        if codec.has_own_txn(commit):
             transactions.append(Transaction("millrace.compact", table.version() + 1, now_ms))
         table.create_write_transaction(
             actions,

@@ -11,7 +11,16 @@ import pytest
 
 from millrace import errors
 from svc_storage.domain.versions import LogView
-from svc_storage.ports import BatchMark, Commit, CommitKind, CommitLog, TableFiles, VersionTaken, WriterState
+from svc_storage.ports import (
+    BatchMark,
+    Commit,
+    CommitKind,
+    CommitLog,
+    DeadLetterFile,
+    TableFiles,
+    VersionTaken,
+    WriterState,
+)
 from tests.contract.storage.backends import SCHEMA, Rig, rows
 
 UID = "0123456789abcdef"
@@ -148,3 +157,22 @@ async def test_every_type_survives_a_file(rig: Rig) -> None:
     file = await files.write("l0-t.parquet", [batch], schema)
     await log.append(commit("a", adds=(file,)), after=0)
     assert [row for _, found in files.batches(file, schema) for row in found.to_pylist()] == batch.to_pylist()
+
+
+async def test_what_an_erasure_says_comes_back(rig: Rig, table: tuple[CommitLog, TableFiles]) -> None:
+    log, files = table
+    letters = [await files.write(f"_millrace/dead_letters/{name}.parquet", [rows(2)], SCHEMA) for name in "ab"]
+    dead = tuple(DeadLetterFile(file.path, file.size_bytes, file.row_count) for file in letters)
+    await log.append(commit("a", dead_letters=dead[:1]), after=0)
+    ending = {"dead_letters_removed": dead[:1], "dead_letters": dead[1:], "expire_below": 1, "left_us": 1_500}
+    await log.append(commit("b", kind=CommitKind.MERGE, **ending), after=1)
+    await log.append(commit("c", kind=CommitKind.FENCE, expire_below=2), after=2)
+    reopened, _ = rig.backend.open(UID)
+    tail = await reopened.recover()
+    _, erased, expired = (found.commit for found in tail.commits)
+    assert erased.dead_letters_removed[0].path == dead[0].path
+    assert (erased.expire_below, erased.left_us, expired.expire_below, expired.left_us) == (1, 1_500, 2, 0)
+    view = LogView(tail)
+    assert [file.path for file in view.head.dead_letters] == [dead[1].path]
+    assert (view.oldest, view.erased_below) == (2, 1)
+    assert view.removed_us[dead[0].path] == 1_500

@@ -241,6 +241,10 @@ class Objects:
                 hint="check the keys and what they may do; they are read again when the file changes",
                 retry_after_ms=5_000,
             ) from refused
+        except FileNotFoundError as missing:
+            if "NoSuchBucket" in str(missing):
+                raise _no_bucket() from missing
+            raise
         except exceptions.BaseError as error:
             raise _translated(error) from error
 
@@ -253,12 +257,16 @@ class _Lost(errors.StoreUnavailable):
     """The request was sent and not answered."""
 
 
+def _no_bucket() -> errors.StoreUnavailable:
+    return errors.StoreUnavailable("the bucket does not exist", hint="make it first", retry_after_ms=5_000)
+
+
 def _translated(error: exceptions.BaseError) -> Exception:
     """Addresses and keys stay out of the message."""
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
         return exceptions.AlreadyExistsError("an object is there")
     text = str(error)
     if "NoSuchBucket" in text:
-        return errors.StoreUnavailable("the bucket does not exist", hint="make it first", retry_after_ms=5_000)
+        return _no_bucket()
     kind = errors.StoreUnavailable if "kind: Connect" in text else _Lost
     return kind("the object store does not answer", retry_after_ms=1_000)

@@ -211,6 +211,7 @@ class Committed(_message.Message):
     ROWS_DUPLICATE_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
     next_offset: _builtins.int
     """All rows of this writer before this offset are stored."""
     version: _builtins.int
@@ -233,6 +234,10 @@ class Committed(_message.Message):
     def position(self) -> _types_pb2.Position:
         """The source's position that this acknowledgement covers."""
 
+    @_builtins.property
+    def schema(self) -> _types_pb2.Schema:
+        """The table's columns, when they are not those this stream was told last: another writer changed them. Batches in the old columns stay welcome."""
+
     def __init__(
         self,
         *,
@@ -244,10 +249,11 @@ class Committed(_message.Message):
         rows_duplicate: _builtins.int = ...,
         sample: _abc.Iterable[_types_pb2.RowError] | None = ...,
         position: _types_pb2.Position | None = ...,
+        schema: _types_pb2.Schema | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "position", b"position", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "next_offset", b"next_offset", "position", b"position", "rows_dead_lettered", b"rows_dead_lettered", "rows_duplicate", b"rows_duplicate", "rows_written", b"rows_written", "sample", b"sample", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "next_offset", b"next_offset", "position", b"position", "rows_dead_lettered", b"rows_dead_lettered", "rows_duplicate", b"rows_duplicate", "rows_written", b"rows_written", "sample", b"sample", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

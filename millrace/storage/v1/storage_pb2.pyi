@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from millrace.storage.v1 import frames_pb2 as _frames_pb2
+from millrace.storage.v1 import schema_pb2 as _schema_pb2
 from millrace.types.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -394,8 +395,9 @@ class UpdateTableRequest(_message.Message):
     """Any unique string, at most 128 characters. A repeat within 24 h gives the first answer."""
     @_builtins.property
     def table(self) -> Global___Table:
-        """Its `name` and `etag` are required. `description`, `rules` and `event_time_column` are replaced by what is given;
-        schema and primary key must be empty or unchanged.
+        """Its `name` and `etag` are required. `description`, `rules` and `event_time_column` are replaced by what is given; the primary key must be empty or
+        unchanged. `schema`, unless empty, holds all columns as they shall be: new nullable ones at the end, wider types, NULL allowed where it was not
+        (see SchemaChange). FIELD_INVALID for any other difference.
         """
 
     def __init__(
@@ -497,6 +499,7 @@ class AppendRowsRequest(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     FLUSH_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    SCHEMA_CHANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___AppendOpen:
         """First frame."""
@@ -513,6 +516,10 @@ class AppendRowsRequest(_message.Message):
     def finish(self) -> _frames_pb2.Finish:
         """No more frames follow: commit, answer `done`, end OK."""
 
+    @_builtins.property
+    def schema_change(self) -> _schema_pb2.SchemaChange:
+        """Other columns, before the batches that need them. What was sent so far is committed first; `schema_accepted` answers."""
+
     def __init__(
         self,
         *,
@@ -520,12 +527,13 @@ class AppendRowsRequest(_message.Message):
         batch: _frames_pb2.AppendBatch | None = ...,
         flush: _frames_pb2.Flush | None = ...,
         finish: _frames_pb2.Finish | None = ...,
+        schema_change: _schema_pb2.SchemaChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finish", b"finish", "flush", b"flush", "message", b"message", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finish", b"finish", "flush", b"flush", "message", b"message", "open", b"open", "schema_change", b"schema_change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finish", b"finish", "flush", b"flush", "message", b"message", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finish", b"finish", "flush", b"flush", "message", b"message", "open", b"open", "schema_change", b"schema_change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "batch", "flush", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "batch", "flush", "finish", "schema_change"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -598,6 +606,7 @@ class AppendRowsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SCHEMA_ACCEPTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> _frames_pb2.AppendOpened:
         """Answer to `open`."""
@@ -618,6 +627,10 @@ class AppendRowsResponse(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why the stream ends; the same status follows."""
 
+    @_builtins.property
+    def schema_accepted(self) -> _schema_pb2.SchemaAccepted:
+        """Answer to `schema_change`."""
+
     def __init__(
         self,
         *,
@@ -626,12 +639,13 @@ class AppendRowsResponse(_message.Message):
         heartbeat: _types_pb2.Heartbeat | None = ...,
         done: _frames_pb2.Done | None = ...,
         error: _status_pb2.Status | None = ...,
+        schema_accepted: _schema_pb2.SchemaAccepted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "done", b"done", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "done", b"done", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "schema_accepted", b"schema_accepted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "done", b"done", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "done", b"done", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "schema_accepted", b"schema_accepted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "committed", "heartbeat", "done", "error"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "committed", "heartbeat", "done", "error", "schema_accepted"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

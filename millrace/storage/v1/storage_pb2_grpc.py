@@ -119,7 +119,8 @@ class StorageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTable(self, request, context):
-        """Changes a table's description, column rules or event-time column. ABORTED ETAG_MISMATCH: get it, apply the change, repeat.
+        """Changes a table's description, column rules, event-time column, or its columns in the ways of SchemaChange. ABORTED ETAG_MISMATCH: get it, apply the change,
+        repeat. FAILED_PRECONDITION SCHEMA_CONFLICT: the columns changed meanwhile; likewise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +138,7 @@ class StorageServiceServicer:
         `done`. Acknowledgements are cumulative and durable: one `committed` may cover many batches. A known offset is acknowledged, not stored. Half-close without
         `finish` drops what is not committed. Failures come in `error` first, then as the stream's status:
         OUT_OF_RANGE         OFFSET_GAP: open again, send from `opened.next_offset`.
-        FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
+        FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. SCHEMA_CONFLICT: open again, send what `opened.schema` still lacks. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
         ABORTED              OFFSET_CONTENT_MISMATCH: the source was read anew; open under the next epoch. WRITER_SUPERSEDED: your newer stream goes on.
         STREAM_AGED_OUT, STREAM_DRAINING: open again at once.
         INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.

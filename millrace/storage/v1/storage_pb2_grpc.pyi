@@ -42,7 +42,9 @@ class StorageServiceStub:
     ListTables: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ListTablesRequest, _storage_pb2.ListTablesResponse]
     """The tables of a namespace, by name."""
     UpdateTable: _grpc.UnaryUnaryMultiCallable[_storage_pb2.UpdateTableRequest, _storage_pb2.UpdateTableResponse]
-    """Changes a table's description, column rules or event-time column. ABORTED ETAG_MISMATCH: get it, apply the change, repeat."""
+    """Changes a table's description, column rules, event-time column, or its columns in the ways of SchemaChange. ABORTED ETAG_MISMATCH: get it, apply the change,
+    repeat. FAILED_PRECONDITION SCHEMA_CONFLICT: the columns changed meanwhile; likewise.
+    """
     DeleteTable: _grpc.UnaryUnaryMultiCallable[_storage_pb2.DeleteTableRequest, _storage_pb2.DeleteTableResponse]
     """Deletes a table. Its files go 24 h later. FAILED_PRECONDITION TABLE_HAS_DEPENDENTS names what reads it."""
     AppendRows: _grpc.StreamStreamMultiCallable[_storage_pb2.AppendRowsRequest, _storage_pb2.AppendRowsResponse]
@@ -50,7 +52,7 @@ class StorageServiceStub:
     `done`. Acknowledgements are cumulative and durable: one `committed` may cover many batches. A known offset is acknowledged, not stored. Half-close without
     `finish` drops what is not committed. Failures come in `error` first, then as the stream's status:
       OUT_OF_RANGE         OFFSET_GAP: open again, send from `opened.next_offset`.
-      FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
+      FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. SCHEMA_CONFLICT: open again, send what `opened.schema` still lacks. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
       ABORTED              OFFSET_CONTENT_MISMATCH: the source was read anew; open under the next epoch. WRITER_SUPERSEDED: your newer stream goes on.
                            STREAM_AGED_OUT, STREAM_DRAINING: open again at once.
       INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.
@@ -90,7 +92,9 @@ class StorageServiceAsyncStub(StorageServiceStub):
     ListTables: _aio.UnaryUnaryMultiCallable[_storage_pb2.ListTablesRequest, _storage_pb2.ListTablesResponse]  # type: ignore[assignment]
     """The tables of a namespace, by name."""
     UpdateTable: _aio.UnaryUnaryMultiCallable[_storage_pb2.UpdateTableRequest, _storage_pb2.UpdateTableResponse]  # type: ignore[assignment]
-    """Changes a table's description, column rules or event-time column. ABORTED ETAG_MISMATCH: get it, apply the change, repeat."""
+    """Changes a table's description, column rules, event-time column, or its columns in the ways of SchemaChange. ABORTED ETAG_MISMATCH: get it, apply the change,
+    repeat. FAILED_PRECONDITION SCHEMA_CONFLICT: the columns changed meanwhile; likewise.
+    """
     DeleteTable: _aio.UnaryUnaryMultiCallable[_storage_pb2.DeleteTableRequest, _storage_pb2.DeleteTableResponse]  # type: ignore[assignment]
     """Deletes a table. Its files go 24 h later. FAILED_PRECONDITION TABLE_HAS_DEPENDENTS names what reads it."""
     AppendRows: _aio.StreamStreamMultiCallable[_storage_pb2.AppendRowsRequest, _storage_pb2.AppendRowsResponse]  # type: ignore[assignment]
@@ -98,7 +102,7 @@ class StorageServiceAsyncStub(StorageServiceStub):
     `done`. Acknowledgements are cumulative and durable: one `committed` may cover many batches. A known offset is acknowledged, not stored. Half-close without
     `finish` drops what is not committed. Failures come in `error` first, then as the stream's status:
       OUT_OF_RANGE         OFFSET_GAP: open again, send from `opened.next_offset`.
-      FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
+      FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. SCHEMA_CONFLICT: open again, send what `opened.schema` still lacks. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
       ABORTED              OFFSET_CONTENT_MISMATCH: the source was read anew; open under the next epoch. WRITER_SUPERSEDED: your newer stream goes on.
                            STREAM_AGED_OUT, STREAM_DRAINING: open again at once.
       INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.
@@ -159,7 +163,9 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _storage_pb2.UpdateTableRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_storage_pb2.UpdateTableResponse, _abc.Awaitable[_storage_pb2.UpdateTableResponse]]:
-        """Changes a table's description, column rules or event-time column. ABORTED ETAG_MISMATCH: get it, apply the change, repeat."""
+        """Changes a table's description, column rules, event-time column, or its columns in the ways of SchemaChange. ABORTED ETAG_MISMATCH: get it, apply the change,
+        repeat. FAILED_PRECONDITION SCHEMA_CONFLICT: the columns changed meanwhile; likewise.
+        """
 
     @_abc_1.abstractmethod
     def DeleteTable(
@@ -179,7 +185,7 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         `done`. Acknowledgements are cumulative and durable: one `committed` may cover many batches. A known offset is acknowledged, not stored. Half-close without
         `finish` drops what is not committed. Failures come in `error` first, then as the stream's status:
           OUT_OF_RANGE         OFFSET_GAP: open again, send from `opened.next_offset`.
-          FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
+          FAILED_PRECONDITION  OFFSET_OVERLAP: likewise. SCHEMA_CONFLICT: open again, send what `opened.schema` still lacks. WRITER_FENCED, LEASE_LOST: another writer took over; stop.
           ABORTED              OFFSET_CONTENT_MISMATCH: the source was read anew; open under the next epoch. WRITER_SUPERSEDED: your newer stream goes on.
                                STREAM_AGED_OUT, STREAM_DRAINING: open again at once.
           INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.

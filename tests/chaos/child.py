@@ -36,7 +36,7 @@ def prepare_storage(main: Any, losses: Losses) -> None:
     )
     if not losses:
         return
-    open_store = main.STORES["local"]
+    stores = dict(main.STORES)
 
     class Backend:
         """The real one, whose logs may lose answers."""
@@ -51,11 +51,14 @@ def prepare_storage(main: Any, losses: Losses) -> None:
             log, files = self._inner.open(uid)
             return losses.wrap(log, "CommitLog"), losses.wrap(files, "TableFiles")
 
-    async def opened(settings: Any, pool: Any) -> Any:
-        store = await open_store(settings, pool)
-        return replace(store, backend=Backend(store.backend), control=losses.wrap(store.control, "ControlStore"))
+    def losing(open_store: Any) -> Any:
+        async def opened(settings: Any, pool: Any) -> Any:
+            store = await open_store(settings, pool)
+            return replace(store, backend=Backend(store.backend), control=losses.wrap(store.control, "ControlStore"))
 
-    main.STORES = {"local": opened}
+        return opened
+
+    main.STORES = {name: losing(open_store) for name, open_store in stores.items()}
 
 
 def prepare_extract(main: Any, losses: Losses) -> None:

@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 from millrace.client.channel import Connection
 from millrace.client.tables import Table
 from svc_storage.adapters.delta import recovery
+from svc_storage.adapters.delta.place import LocalPlace
 from svc_storage.ports import CommitKind, WriterState
 from tests.chaos.sources import OUTPUT, TABLE, Account, expected
 
@@ -134,7 +135,7 @@ def _positions(
     verdict: Verdict, folders: Mapping[str, Path], accounts: Sequence[Account], files: Path, uid: str
 ) -> None:
     """Each writer stands after exactly the rows it gave, and its position says the same place."""
-    tail = recovery.read(folders[TABLE])
+    tail = recovery.read(LocalPlace(folders[TABLE]))
     writers: dict[str, WriterState] = dict(tail.base.writers)
     for committed in tail.commits:
         writers |= committed.commit.writers
@@ -163,7 +164,7 @@ def _at_the_end_of(verdict: Verdict, files: Path, state: WriterState) -> None:
 
 
 def _output_position(verdict: Verdict, folder: Path, key: str, newest: int, head: int) -> None:
-    tail = recovery.read(folder)
+    tail = recovery.read(LocalPlace(folder))
     writers: dict[str, WriterState] = dict(tail.base.writers)
     for committed in tail.commits:
         writers |= committed.commit.writers

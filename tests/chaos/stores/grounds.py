@@ -54,7 +54,7 @@ class Local:
         assert self._data is not None
         if not self._mounted:
             raise RuntimeError("a full disk needs the right to mount one (root)")
-        filler = self._data / "filler"
+        filler = self._data / f"filler-{trouble.at_s}"
         with filler.open("wb") as file:
             try:
                 while True:

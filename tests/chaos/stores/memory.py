@@ -113,6 +113,7 @@ class Life:
                 raise ended
         if committer:
             await asyncio.wait([committer])
+        self.table.committer._finish(errors.StreamDraining("dead"))  # nobody waits for a turn of it any more
 
 
 async def play(plan: Plan, folder: Path) -> tuple[Verdict, int]:

@@ -67,9 +67,15 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         data_root=settings.data_dir,
         spool=mine / "rows",
         spool_limit_bytes=settings.stream_mb << 20,
+        endpoints=settings.store_endpoints,
     )
     made = assemble(settings, RememberedTables(StorageTables(files, connection)), str(mine / "spill"))
-    return replace(made, on_stop=[partial(asyncio.to_thread, workdir.release, mine), *made.on_stop])
+    release = partial(asyncio.to_thread, workdir.release, mine)
+    return replace(
+        made,
+        on_stop=[release, files.close, *made.on_stop],
+        counters=lambda: {**made.counters(), **files.counters()},
+    )
 
 
 if __name__ == "__main__":

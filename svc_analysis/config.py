@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from millrace.engine.fetch import is_origin
 from millrace.engine.pinned import Limits
 from millrace.server.config import service_env
 
@@ -21,7 +22,10 @@ class Settings:
     threads: int = 2  # threads inside one DuckDB instance, 1–64
     memory_mb: int = 1024  # memory of one DuckDB instance; beyond it spills
     spill_mb: int = 4096  # disk that one instance may spill to
-    stream_mb: int = 8192  # disk for rows of versions whose files cannot be opened in place
+    stream_mb: int = 8192  # disk for files and rows of versions that cannot be opened in place
+    store_endpoints: tuple[
+        str, ...
+    ] = ()  # the object store, http(s)://host[:port]; files are fetched from nowhere else
     pool_size: int = 16  # DuckDB instances kept open
     max_open: int = 64  # results open at once
     query_limit_ms: int = 300_000  # longest a query may run when the caller names no deadline
@@ -52,10 +56,13 @@ class Settings:
             memory_mb=reader.integer("MEMORY_MB", 1024, low=64, high=1 << 20),
             spill_mb=reader.integer("SPILL_MB", 4096, low=0, high=1 << 24),
             stream_mb=reader.integer("STREAM_MB", 8192, low=64, high=1 << 24),
+            store_endpoints=reader.words("STORE_ENDPOINTS", filter(None, [env.get("MILLRACE_STORAGE_S3_ENDPOINT")])),
             pool_size=reader.integer("POOL_SIZE", 16, low=1, high=1024),
             max_open=reader.integer("MAX_OPEN", 64, low=1, high=10_000),
             query_limit_ms=reader.duration_ms("QUERY_LIMIT", 300_000, low=100, high=86_400_000),
             series_limit=reader.integer("SERIES_LIMIT", 100_000, low=1, high=10_000_000),
         )
+        for wrong in (address for address in found.store_endpoints if not is_origin(address)):
+            reader.fault("STORE_ENDPOINTS", f"has {wrong!r}; http(s)://host[:port] is expected")
         reader.done()
         return found

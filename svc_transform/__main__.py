@@ -33,10 +33,18 @@ from svc_transform.servicers.transforms import TransformServicer
 async def compose(settings: Settings, runtime: Runtime) -> Composition:
     worker_name = f"transform@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     shutil.rmtree(settings.spool_dir, ignore_errors=True)
-    settings.spool_dir.mkdir(parents=True)
+    spill, rows = settings.spool_dir / "spill", settings.spool_dir / "rows"
+    for folder in (spill, rows):
+        folder.mkdir(parents=True)
     storage = Connection(runtime.channel("storage"))
-    engine = Engine(Limits(threads=settings.threads, memory_mb=settings.memory_mb), str(settings.spool_dir))
-    files = StorageFiles(storage, data_root=settings.data_root, spool=settings.spool_dir)
+    engine = Engine(Limits(threads=settings.threads, memory_mb=settings.memory_mb), str(spill))
+    files = StorageFiles(
+        storage,
+        data_root=settings.data_root,
+        spool=rows,
+        spool_limit_bytes=settings.stream_mb << 20,
+        endpoints=settings.store_endpoints,
+    )
     tables, reports = StorageTables(storage), StoredReports(storage, worker_name)
     runner = Runner(tables, DuckdbRecipes(engine, files), StorageOutputs(storage), Vocabulary(AGGREGATES, VOLATILE))
     requests = Requests(storage, run_pb2.RUN_KIND_TRANSFORM)
@@ -52,8 +60,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         servicers=[(transform_pb2_grpc.add_TransformServiceServicer_to_server, servicer)],
         background={"transforms": manager.run, "run requests": requests.watch},
         on_drain=[manager.stop],
-        on_stop=[close_engine],
-        counters=reports.counters,
+        on_stop=[close_engine, files.close],
+        counters=lambda: {**reports.counters(), **files.counters()},
         leases=leases.held,
     )
 

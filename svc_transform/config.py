@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from millrace.engine.fetch import is_origin
 from millrace.server.config import service_env
 
 
@@ -15,7 +16,11 @@ class Settings:
     data_root: (
         Path | None
     )  # storage's data folder when it is on this disk: files are opened in place; None: rows are streamed
-    spool_dir: Path  # spilled data and streamed versions; emptied at each start
+    spool_dir: Path  # spilled data, and files and rows of versions that are not on this disk; emptied at each start
+    stream_mb: int = 8192  # disk for the latter
+    store_endpoints: tuple[
+        str, ...
+    ] = ()  # the object store, http(s)://host[:port]; files are fetched from nowhere else
     lease_ttl_ms: int = 15_000  # how long a worker that died keeps its transform, 5,000–60,000
     threads: int = 2  # of the engine, per query
     memory_mb: int = 2048  # the engine's limit; beyond it spills to spool_dir
@@ -28,9 +33,13 @@ class Settings:
         found = cls(
             data_root=reader.path("DATA_ROOT", home / "data"),
             spool_dir=reader.path("SPOOL_DIR", home / "spool" / "transform"),
+            stream_mb=reader.integer("STREAM_MB", 8192, low=64, high=1 << 24),
+            store_endpoints=reader.words("STORE_ENDPOINTS", filter(None, [env.get("MILLRACE_STORAGE_S3_ENDPOINT")])),
             lease_ttl_ms=reader.duration_ms("LEASE_TTL", 15_000, low=5_000, high=60_000),
             threads=reader.integer("THREADS", 2, low=1, high=256),
             memory_mb=reader.integer("MEMORY_MB", 2048, low=128, high=1_048_576),
         )
+        for wrong in (address for address in found.store_endpoints if not is_origin(address)):
+            reader.fault("STORE_ENDPOINTS", f"has {wrong!r}; http(s)://host[:port] is expected")
         reader.done()
         return found

@@ -1,4 +1,4 @@
-"""Pinned tables from storage: its own files where they may be opened, else the rows, streamed into a local file.
+"""Pinned tables from storage: its own files where they may be opened or fetched, else the rows, streamed into local files.
 
 Storage judges each `pin` with the caller's rights (PlanRead); what a version consists of never changes, so only that is remembered.
 """
@@ -6,24 +6,24 @@ Storage judges each `pin` with the caller's rights (PlanRead); what a version co
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millrace.client.channel import CRUD_DEADLINE_S, Connection, call
 from millrace.client.read import plan, read_split
 from millrace.client.resume import Resumed
+from millrace.engine.fetch import Fetcher, Remote
 from millrace.engine.names import DEAD_LETTERS, TableRef
 from millrace.engine.pinned import PinnedTable
+from millrace.engine.shelf import Shelf
+from millrace.engine.spool import Plan, Spool, Spooled
+from millrace.engine.turns import Turns
 from millrace.errors import FieldInvalid
 from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.wire.clock import micros_of
@@ -31,8 +31,10 @@ from millrace.wire.schema import schema_from_proto
 
 STORAGE_COLUMNS = ("_ingested_at",)
 """What `T$all` has beyond `T`."""
-_REMEMBERED = 512
-_Key = tuple[str, int, int | None, bool]
+_REMEMBERED = 128
+_LARGE_BYTES = 32 << 20
+"""What is larger is streamed in parallel."""
+_MOST_SPLITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +95,50 @@ async def pin_all(
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    files: tuple[str, ...]
-    row_count: int
-    size_bytes: int
+    """Where a version's rows are: `remote` files to fetch, or `local` ones; neither: the rows have to be streamed."""
+
+    local: tuple[str, ...] | None = None
+    remote: tuple[Remote, ...] | None = None
+
+
+_Key = tuple[str, str, int, int | None]
 
 
 class StorageFiles:
-    """`data_root`: storage's data folder when it is on this machine, else None. `spool`: a folder of this process's own."""
+    """Files are opened in place where they are on this disk, fetched where storage signs URLs for them, else their rows are streamed."""
 
     def __init__(
-        self, connection: Connection, *, data_root: Path | None, spool: Path, spool_limit_bytes: int = 8 << 30
+        self,
+        connection: Connection,
+        *,
+        data_root: Path | None,
+        spool: Path,
+        spool_limit_bytes: int = 8 << 30,
+        endpoints: Collection[str] = (),
     ) -> None:
+        """`data_root`: storage's data folder when it is on this machine, else None. `spool`: an empty folder of this process's own, for
+        files that are not. `endpoints`: the object store, as `http(s)://host[:port]`; nothing is fetched from anywhere else."""
         self._plain, self._data_root = connection, data_root
-        self._spool = Spool(spool, spool_limit_bytes)
+        self._shelf = Shelf(spool, spool_limit_bytes)
+        self._spool = Spool(self._shelf)
+        self._fetcher = Fetcher(self._shelf, endpoints)
         self._listed: OrderedDict[_Key, _Listed] = OrderedDict()
-        self._listing: dict[_Key, asyncio.Lock] = {}
+        self._turns: Turns[_Key] = Turns()
+
+    def counters(self) -> dict[str, int]:
+        """What was brought here: for GetStatus and tests."""
+        return {
+            "files_fetched": self._fetcher.fetched,
+            "bytes_fetched": self._fetcher.fetched_bytes,
+            "rows_streamed": self._spool.streamed_rows,
+            "full_reads": self._spool.full_reads,
+            "local_bytes": self._shelf.size_bytes,
+        }
+
+    async def close(self) -> None:
+        """Ends work in the background; fetches under way end with their callers."""
+        await self._spool.close()
+        self._fetcher.close()
 
     async def describe(self, name: str) -> TableInfo:
         stub = storage_pb2_grpc.StorageServiceStub(self._plain.channel)
@@ -151,18 +182,18 @@ class StorageFiles:
             request.version, request.table_uid = planned.version, planned.table_uid
             request.columns[:] = [*(field.name for field in planned.schema.fields), *STORAGE_COLUMNS]
             planned = await plan(connection, request)
-        key = (planned.table_uid + name, planned.version, after_version, storage_columns)
-        schema = schema_from_proto(planned.schema)
-        listed = await self._once(key, lambda: self._list(connection, key, name, planned, schema))
+        table = _Table(connection, name, planned.table_uid, schema_from_proto(planned.schema), planned.estimated_bytes)
+        found = await self._bring(table, planned, after_version)
         return PinnedTable(
             name=name,
             uid=planned.table_uid,
             version=planned.version,
-            schema=schema,
-            files=listed.files,
+            schema=table.schema,
+            files=found.files,
             after_version=after_version,
-            row_count=listed.row_count,
-            size_bytes=listed.size_bytes,
+            row_count=found.rows,
+            size_bytes=found.size_bytes,
+            hold=found.hold,
         )
 
     def _connection(self) -> Connection:
@@ -175,57 +206,89 @@ class StorageFiles:
             return self._plain
         return replace(self._plain, store_id=store_id)
 
-    async def _once(self, key: _Key, make: Callable[[], Awaitable[_Listed]]) -> _Listed:
-        """One listing per version, however many ask at once; again when a spooled file is gone."""
-        lock = self._listing.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                found = self._listed.get(key)
-                if found is None or not self._spool.holds(found.files):
-                    found = self._listed[key] = await make()
-                self._listed.move_to_end(key)
-                while len(self._listed) > _REMEMBERED:
-                    self._listed.popitem(last=False)
-                return found
-        finally:
-            if not lock.locked():
-                self._listing.pop(key, None)
+    async def _bring(self, table: _Table, planned: storage_pb2.PlanReadResponse, after: int | None) -> Spooled:
+        """The version's files on this machine."""
+        rows, size = planned.estimated_rows, planned.estimated_bytes
+        if not planned.splits:
+            return Spooled((), 0, 0)
+        listed = await self._list(table, planned, after)
+        if listed.local is not None:
+            return Spooled(listed.local, rows, size)
+        if listed.remote is not None:
+            paths, hold = await self._fetcher.fetch(table.uid, listed.remote, lambda: table.remote(planned.splits))
+            return Spooled(paths, rows, size, hold)
+        if after is None:
+            return await self._spool.version(table, planned.version, table.schema)
+        return await self._spool.added(table, after, planned.version, table.schema)
 
-    async def _list(
-        self,
-        connection: Connection,
-        key: _Key,
-        name: str,
-        planned: storage_pb2.PlanReadResponse,
-        schema: pa.Schema,
-    ) -> _Listed:
-        splits = list(planned.splits)
-        rows = planned.estimated_rows
-        if not splits:
-            return _Listed((), 0, 0)
-        if self._data_root is not None and all(storage_pb2.ACCESS_MODE_DIRECT in split.access for split in splits):
-            root = self._data_root.resolve()
-            found = [await _direct(connection, name, split.split_token, root) for split in splits]
-            if (direct := _joined(found)) is not None:
-                return _Listed(direct, rows, planned.estimated_bytes)
-        path = await self._spool.fill(key, lambda: _batches(connection, name, splits, schema), schema)
-        return _Listed((str(path),), rows, path.stat().st_size)
+    async def _list(self, table: _Table, planned: storage_pb2.PlanReadResponse, after: int | None) -> _Listed:
+        """One listing per version, however many ask at once."""
+        if not all(storage_pb2.ACCESS_MODE_DIRECT in split.access for split in planned.splits):
+            return _Listed()
+        key = (table.name, table.uid, planned.version, after)
+        async with self._turns.of(key):
+            found = self._listed.get(key)
+            if found is None:
+                found = self._listed[key] = self._usable(await table.list(planned.splits))
+            self._listed.move_to_end(key)
+            while len(self._listed) > _REMEMBERED:
+                self._listed.popitem(last=False)
+            return found
 
-
-def _joined(parts: list[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    files: list[str] = []
-    for part in parts:
-        if part is None:
-            return None
-        files.extend(part)
-    return tuple(files)
+    def _usable(self, files: tuple[Remote, ...] | None) -> _Listed:
+        if files is None:
+            return _Listed()
+        if all(self._fetcher.accepts(file.url) for file in files):
+            return _Listed(remote=files)
+        root = None if self._data_root is None else self._data_root.resolve()
+        paths = [root and inside(file.url, root) for file in files]
+        return _Listed(local=tuple(path for path in paths if path)) if all(paths) else _Listed()
 
 
-async def _direct(connection: Connection, name: str, token: bytes, root: Path) -> tuple[str, ...] | None:
-    """The split's files below `root`; None when one lies elsewhere or rows would still have to be filtered: then stream."""
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One table as whoever asks for it sees it: the spool's Source. `schema`: of the columns asked for."""
+
+    connection: Connection
+    name: str
+    uid: str
+    schema: pa.Schema
+    estimated_bytes: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}@{self.uid} {'+'.join(n for n in self.schema.names if n in STORAGE_COLUMNS)}".rstrip()
+
+    async def plan(self, version: int, *, after: int | None, parallel: int) -> Plan:
+        request = storage_pb2.PlanReadRequest(
+            table=self.name, table_uid=self.uid, version=version, after_version=after, columns=self.schema.names
+        )
+        if parallel > 1 and after is None and self.estimated_bytes > _LARGE_BYTES:
+            request.preferred_min_splits, request.max_splits = parallel, _MOST_SPLITS
+        else:
+            request.max_splits = 1
+        planned = await plan(self.connection, request)
+        return Plan([split.split_token for split in planned.splits], planned.estimated_rows)
+
+    def rows(self, split: bytes) -> AsyncIterator[pa.RecordBatch]:
+        return read_split(self.connection, split, self.schema, table=self.name)
+
+    async def list(self, splits: Iterable[storage_pb2.Split]) -> tuple[Remote, ...] | None:
+        """The splits' files; None when there are rows in them that do not belong to the answer."""
+        found = [await _listed(self.connection, self.name, split.split_token) for split in splits]
+        whole = [files for files in found if files is not None]
+        return tuple(file for files in whole for file in files) if len(whole) == len(found) else None
+
+    async def remote(self, splits: Iterable[storage_pb2.Split]) -> tuple[Remote, ...]:
+        """The same list once more, with fresh URLs."""
+        return await self.list(splits) or ()
+
+
+async def _listed(connection: Connection, name: str, token: bytes) -> list[Remote] | None:
+    """The split's files; None when rows would still have to be filtered."""
     stub = storage_pb2_grpc.StorageServiceStub(connection.channel)
     request = storage_pb2.ListSplitFilesRequest(split_token=token)
-    found: list[str] = []
+    found: list[Remote] = []
     usable = True
 
     def listing() -> object:
@@ -239,10 +302,9 @@ async def _direct(connection: Connection, name: str, token: bytes, root: Path) -
                 usable = usable and message.end.file_count == len(found)
                 messages.finish()
                 continue
-            path = inside(message.url, root)
-            usable = usable and path is not None and not message.HasField("residual")
-            found.append(path or "")
-    return tuple(found) if usable else None
+            usable = usable and not message.HasField("residual")
+            found.append(Remote(message.file_id, message.url, message.size_bytes))
+    return found if usable else None
 
 
 def inside(url: str, root: Path) -> str | None:
@@ -252,56 +314,3 @@ def inside(url: str, root: Path) -> str | None:
         return None
     path = Path(unquote(parts.path)).resolve()
     return str(path) if path.is_relative_to(root) and path.is_file() else None
-
-
-async def _batches(connection: Connection, name: str, splits: list[storage_pb2.Split], schema: pa.Schema) -> Any:
-    for split in splits:
-        rows = read_split(connection, split.split_token, schema, table=name)
-        async with aclosing(rows):
-            async for batch in rows:
-                yield batch
-
-
-class Spool:
-    """Local Parquet files of versions that could not be opened in place. The least recently used go when there is too much."""
-
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
-        self._folder, self._limit = folder, limit_bytes
-        self._sizes: OrderedDict[Path, int] = OrderedDict()
-
-    def holds(self, files: tuple[str, ...]) -> bool:
-        """False when one of the files was ours and is gone."""
-        for name in files:
-            path = Path(name)
-            if path.parent != self._folder:
-                continue
-            if path not in self._sizes:
-                return False
-            self._sizes.move_to_end(path)
-        return True
-
-    async def fill(self, key: _Key, batches: Callable[[], Any], schema: pa.Schema) -> Path:
-        """Writes the rows of `batches`; the file appears whole or not at all."""
-        path = self._folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.parquet"
-        partial = path.with_suffix(".partial")
-        writer = await asyncio.to_thread(pq.ParquetWriter, partial, schema, compression="lz4")
-        try:
-            async for batch in batches():
-                await asyncio.to_thread(writer.write_batch, batch)
-        except BaseException:
-            writer.close()
-            partial.unlink(missing_ok=True)
-            raise
-        await asyncio.to_thread(writer.close)
-        os.replace(partial, path)
-        self._sizes[path] = path.stat().st_size
-        self._shrink(keep=path)
-        return path
-
-    def _shrink(self, keep: Path) -> None:
-        while sum(self._sizes.values()) > self._limit and len(self._sizes) > 1:
-            path, _ = self._sizes.popitem(last=False)
-            if path == keep:
-                self._sizes[path] = path.stat().st_size
-                continue
-            path.unlink(missing_ok=True)

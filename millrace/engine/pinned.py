@@ -17,7 +17,7 @@ class PinnedTable:
 
     `name`: full name. `schema`: the columns of the view, in order; a file that lacks one gives NULL. `after_version`: only what
     was added since (None: everything). `files`: absolute paths, already checked against the data root; none is an empty table.
-    `event_time_column`: empty when the table has none."""
+    `event_time_column`: empty when the table has none. `hold`: as long as it is there, `files` are."""
 
     name: str
     uid: str
@@ -28,6 +28,7 @@ class PinnedTable:
     row_count: int = 0
     size_bytes: int = 0
     event_time_column: str = ""
+    hold: object = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ I/O or says "blocking" and belongs on a worker thread.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -212,6 +213,10 @@ class VersionTaken(Exception):
     """Another commit got the number: `CommitLog.read_after`, decide anew."""
 
 
+class LogTrimmed(Exception):
+    """The log does not hold the version after the asked one any more: `CommitLog.recover` reads what it holds."""
+
+
 class CommitLog(Protocol):
     """Decides which version comes next. One winner per number; a reader sees a commit whole or not at all."""
 
@@ -229,7 +234,8 @@ class CommitLog(Protocol):
         anything else)."""
 
     async def read_after(self, version: Version) -> Sequence[Committed]:
-        """Every commit after `version`, freshly read, made durable, ascending."""
+        """Every commit after `version`, freshly read, made durable, ascending. Where others commit too it is asked several times a
+        second. A gap after `version`, or LogTrimmed, says that the log was cut above it."""
 
     async def checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
         """Makes `snapshot` (the newest version) a base from which the log can be opened; durable when it returns."""
@@ -331,6 +337,9 @@ class Backend(Protocol):
 
     name: str
 
+    shared: bool
+    """Several processes may use the store at once: replicas. Else one owns it, and nobody else's commits need looking for."""
+
     async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
         """Makes the table's folder and version 0; durable when it returns; repeating it with the same uid is no error."""
 
@@ -390,11 +399,42 @@ class LeaseCheck(Protocol):
         """Durably makes the next Acquire start above `epoch` (a writer bound to the lease has taken it)."""
 
 
+@dataclass(frozen=True, slots=True)
+class WriterPlace:
+    """Where a writer stands, as a commit was decided on. A writer that never wrote is at (0, 0)."""
+
+    epoch: int = 0
+    next_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A commit that one replica decided and another one appends. `after`: the version it was decided on. `places`: of the writers
+    that it moves, before."""
+
+    commit: Commit
+    after: Version
+    places: Mapping[str, WriterPlace] = field(default_factory=lambda: NOTHING)
+
+
+class CommitRoute(Protocol):
+    """The way to the replica that commits to a table."""
+
+    async def send(self, holder: str, table: TableRow, proposal: Proposal) -> Version:
+        """The version that the commit got, now or when it came before. `holder`: "host:port".
+
+        Raises CommitConflict and WriterFenced (it does not follow the newest version: decide anew), LeaseLost (not the holder any
+        more), FieldInvalid (too large to be sent), and OutcomeUnknown or RetryLater kinds when nothing is known: read the log."""
+
+
 class ReaderMarks(Protocol):
     """Named durable readers, for retention."""
 
     async def slowest(self, table_uid: str) -> Version | None:
         """The lowest version a live reader (moved in the last 24 h) has got through; None when there is none."""
+
+    async def of_table(self, table_uid: str) -> Sequence[tuple[str, Version]]:
+        """(full name, version it has got through) of each live reader."""
 
 
 class Dependents(Protocol):
@@ -402,6 +442,24 @@ class Dependents(Protocol):
 
     async def of(self, table: str) -> Sequence[str]:
         """Full names of resources that read or write the table of this name; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A transform and the table it makes; full names."""
+
+    transform: str
+    output: str
+
+
+class Lineage(Protocol):
+    """What is made from a table."""
+
+    async def derived(self, table: str) -> Sequence[Derived]:
+        """Of transforms that read the table of this name."""
+
+    async def ask_refresh(self, transform: str, run_id: str, principal: str) -> str:
+        """Asks the transform to make its output anew; the run's full name. A second time with the same id is no error."""
 
 
 class Clock(Protocol):
@@ -437,6 +495,9 @@ class TableView(Protocol):
 
     @property
     def deleted(self) -> bool: ...
+
+    async def refresh(self) -> None:
+        """What was acknowledged anywhere before this call is published afterwards. Raises StoreUnavailable."""
 
     async def wait_beyond(self, version: Version) -> Version:
         """Returns the head once it is above `version`. Raises TableNotFound when the table is deleted meanwhile."""
@@ -590,12 +651,29 @@ class ControlTransaction(Protocol):
         """Keeps it; forgets those put before `since_us`."""
 
 
+@dataclass(frozen=True, slots=True)
+class ControlNews:
+    """What became durable: `changes` of resources as (is there, resource) up to `revision`, in order. None: not known one by one,
+    ask the store (`revision` 0: not even that is known). `leases`: rows that changed."""
+
+    revision: int
+    changes: tuple[tuple[bool, Resource], ...] | None = ()
+    leases: tuple[LeaseRow, ...] = ()
+
+
 class ControlStore(Protocol):
-    """Runs a piece of work in one serialisable transaction."""
+    """Runs a piece of work in one serialisable transaction, also among the processes that share the store."""
 
     async def run(self, work: Callable[[ControlTransaction], T]) -> T:
-        """All that `work` wrote is durable when this returns, and none of it when `work` raises. `work` runs on another
-        thread and may run again after a conflict: no effects outside. Once begun, it is finished even when the caller is
-        cancelled. Raises DiskFull, StoreUnavailable (nothing happened), OutcomeUnknown."""
+        """All that `work` wrote is durable when this returns, and none of it when `work` raises. `work` may run on another
+        thread, and again after a conflict: no effects outside. Once begun, it is finished even when the caller is
+        cancelled. Raises DiskFull, StoreUnavailable (nothing happened), OutcomeUnknown, CommitConflict."""
+
+    def tell(self, listener: Callable[[ControlNews], None]) -> None:
+        """`listener` hears of every change, whoever made it, in order, on the event loop, before `run` returns to whoever made it
+        here. Changes of other processes: when this one meets them."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """While it is entered, changes of other processes are met within a quarter of a second by themselves."""
 
     async def close(self) -> None: ...

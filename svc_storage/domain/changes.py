@@ -6,13 +6,14 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from millrace.errors import RevisionExpired
 from svc_storage.domain.notice import RisingNumber
 from svc_storage.domain.resource_names import Selection
-from svc_storage.ports import Resource
+from svc_storage.ports import ControlNews, Resource
 
 RECENT_BYTES = 8 << 20
 RECENT_CHANGES = 2_000
@@ -52,7 +53,7 @@ ResourceNews = ResourceChange | Initial | InitialEnd | RevisionBookmark
 
 
 class RecentChanges:
-    """The last changes of this process, so that a hundred watchers do not ask the store the same a hundred times."""
+    """The last changes, whoever made them, so that a hundred watchers do not ask the store the same a hundred times."""
 
     def __init__(self) -> None:
         self.level = RisingNumber()
@@ -60,7 +61,14 @@ class RecentChanges:
         self._bytes = 0
         self._before: int | None = None  # the revision just before the oldest change kept
 
-    def add(self, change: ResourceChange) -> None:
+    def hear(self, news: ControlNews) -> None:
+        if news.changes is None:
+            self._doubt()
+        for there, resource in news.changes or ():
+            self._add(ResourceChange(there, resource))
+        self.level.rise(news.revision)
+
+    def _add(self, change: ResourceChange) -> None:
         revision = change.resource.revision
         if self._before is None or revision != self.level.value + 1:
             self._changes.clear()
@@ -73,7 +81,7 @@ class RecentChanges:
             self._before = oldest.resource.revision
         self.level.rise(revision)
 
-    def doubt(self) -> None:
+    def _doubt(self) -> None:
         """A change may have happened that nobody told: the store is asked again."""
         self._changes.clear()
         self._bytes, self._before = 0, None
@@ -87,6 +95,8 @@ class RecentChanges:
 
 class ChangeSource(Protocol):
     recent: RecentChanges
+
+    def watched(self) -> AbstractContextManager[None]: ...
 
     async def page(self, what: Selection, *, after_name: str, limit: int) -> tuple[Sequence[Resource], int]: ...
 
@@ -111,18 +121,19 @@ async def follow(
     else:
         await _page_after(source, position)  # an expired revision is told before anything else
         yield RevisionBookmark(position)
-    clock = asyncio.get_running_loop().time
-    told = clock()
-    while True:
-        for change in await _page_after(source, position):
-            position = change.resource.revision
-            if any(selection.holds(change.resource.name) for selection in selections):
-                yield change
+    with source.watched():
+        clock = asyncio.get_running_loop().time
+        told = clock()
+        while True:
+            for change in await _page_after(source, position):
+                position = change.resource.revision
+                if any(selection.holds(change.resource.name) for selection in selections):
+                    yield change
+                    told = clock()
+            left = told + heartbeat_s - clock()
+            if left <= 0 or not await source.recent.level.beyond(position, timeout_s=left):
+                yield RevisionBookmark(position)
                 told = clock()
-        left = told + heartbeat_s - clock()
-        if left <= 0 or not await source.recent.level.beyond(position, timeout_s=left):
-            yield RevisionBookmark(position)
-            told = clock()
 
 
 async def _page_after(source: ChangeSource, position: int) -> Sequence[ResourceChange]:

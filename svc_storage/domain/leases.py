@@ -7,12 +7,12 @@ this process's monotonic clock. After a restart every lease therefore gets its w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from millrace.errors import FieldInvalid, LeaseHeld, LeaseLost
 from svc_storage.domain.requests import answered, keep_answer
-from svc_storage.ports import Clock, ControlStore, ControlTransaction, LeaseRow, RequestMark
+from svc_storage.ports import Clock, ControlNews, ControlStore, ControlTransaction, LeaseRow, RequestMark
 
 TTL_MS = (5_000, 60_000)
 MAX_EPOCH = 2**23 - 1
@@ -34,6 +34,7 @@ class Leases:
     def __init__(self, store: ControlStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._seen: dict[str, _Sight] = {}
+        store.tell(self._hear)
 
     async def start(self) -> None:
         for lease in await self._store.run(lambda tx: tx.leases()):
@@ -63,6 +64,38 @@ class Leases:
             return row
 
         return self._see(await self._store.run(work))
+
+    async def take(self, name: str, *, holder: str, ttl_ms: int) -> LeaseRow:
+        """For this process itself: the lease, under a new epoch where it was free or had run out, prolonged where `holder` has it, and
+        as it is where another holds it."""
+        run_out = await self._run_out(name)
+
+        def work(tx: ControlTransaction) -> LeaseRow:
+            row = tx.lease(name) or LeaseRow(name)
+            if row.holder == holder:
+                row = replace(row, renewals=row.renewals + 1)
+            elif row.holder and (row.epoch, row.renewals) != run_out:
+                return row
+            else:
+                row = replace(row, holder=holder, epoch=max(row.epoch, row.floor) + 1, renewals=0, ttl_ms=ttl_ms)
+            tx.put_lease(row)
+            return row
+
+        return self._see(await self._store.run(work))
+
+    async def renew_all(self, epochs: Mapping[str, int]) -> Set[str]:
+        """Prolongs this process's leases in one transaction; the names of those that are still its own."""
+
+        def work(tx: ControlTransaction) -> Sequence[LeaseRow]:
+            kept = []
+            for name, epoch in epochs.items():
+                row = tx.lease(name)
+                if row is not None and row.holder and row.epoch == epoch:
+                    kept.append(replace(row, renewals=row.renewals + 1))
+                    tx.put_lease(kept[-1])
+            return kept
+
+        return {self._see(row).name for row in await self._store.run(work)}
 
     async def renew(self, name: str, epoch: int) -> LeaseRow:
         """Its ttl starts again, also when it had run out and nobody took it. Raises LeaseLost."""
@@ -94,6 +127,11 @@ class Leases:
         sight = self._seen.get(lease.name)
         held_s = 0.0 if sight is None else self._clock.monotonic_s() - sight.since_s
         return self._clock.now_us() + lease.ttl_ms * 1_000 - int(held_s * 1e6)
+
+    def _hear(self, news: ControlNews) -> None:
+        """Renewals elsewhere count from when they were met here."""
+        for lease in news.leases:
+            self._see(lease)
 
     async def _change(self, name: str, change: Callable[[LeaseRow], LeaseRow]) -> LeaseRow:
         def work(tx: ControlTransaction) -> LeaseRow:

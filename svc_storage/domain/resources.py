@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from millrace.errors import EtagMismatch, FieldInvalid, LeaseLost, MillraceError, OutcomeUnknown, ResourceExists
+from millrace.errors import EtagMismatch, FieldInvalid, LeaseLost, ResourceExists
 from svc_storage.domain.changes import RecentChanges, ResourceChange
 from svc_storage.domain.requests import answered, keep_answer
 from svc_storage.domain.resource_codec import decode_resource, encode_resource
@@ -60,6 +61,11 @@ class Resources:
         self._store, self._clock = store, clock
         self._running: set[asyncio.Task[object]] = set()
         self.recent = RecentChanges()
+        store.tell(self.recent.hear)
+
+    def watched(self) -> AbstractContextManager[None]:
+        """While it is entered, `recent` hears what other processes change."""
+        return self._store.watched()
 
     async def put(self, wish: ResourceWish, request: RequestMark) -> tuple[Resource, bool]:
         """The resource as stored, and whether it is new. Raises EtagMismatch, ResourceExists, RequestIdReused, the
@@ -69,20 +75,19 @@ class Resources:
         _check_size(wish.status, "resource.status")
         now_us = self._clock.now_us()
 
-        def work(tx: ControlTransaction) -> tuple[Resource, bool, bool]:
+        def work(tx: ControlTransaction) -> tuple[Resource, bool]:
             if (before := answered(tx, request, now_us)) is not None:
                 resource = decode_resource(before)
-                return resource, resource.generation == 1, False
+                return resource, resource.generation == 1
             old = tx.resource(wish.name)
             _check_etag(wish, old)
             new = _replaced(old, wish, now_us) if old else _created(wish, now_us)
             new = replace(new, revision=tx.revision() + 1)
             tx.put_resource(new)
             keep_answer(tx, request, encode_resource(new), now_us)
-            return new, old is None, True
+            return new, old is None
 
-        resource, created, _ = await self._commit(work, lambda done: (done[0], done[2]))
-        return resource, created
+        return await self._commit(work)
 
     async def update_status(self, update: StatusUpdate, request: RequestMark) -> Resource:
         """Raises the collection's not-found (also for another uid), LeaseLost, RequestIdReused."""
@@ -94,9 +99,9 @@ class Resources:
             raise FieldInvalid(f"at most {KEPT_EVENTS} events at once", field="append_events")
         now_us = self._clock.now_us()
 
-        def work(tx: ControlTransaction) -> tuple[Resource, bool]:
+        def work(tx: ControlTransaction) -> Resource:
             if (before := answered(tx, request, now_us)) is not None:
-                return decode_resource(before), False
+                return decode_resource(before)
             old = tx.resource(update.name)
             if old is None or update.uid not in ("", old.uid):
                 raise missing(update.name)
@@ -114,19 +119,18 @@ class Resources:
             if events:
                 tx.append_events(old.uid, events, keep=KEPT_EVENTS)
             keep_answer(tx, request, encode_resource(new), now_us)
-            return new, True
+            return new
 
-        resource, _ = await self._commit(work, lambda done: done)
-        return resource
+        return await self._commit(work)
 
     async def delete(self, name: str, *, etag: str, request: RequestMark) -> None:
         """`etag` "": any. Raises the collection's not-found, EtagMismatch, RequestIdReused."""
         check_name(name)
         now_us = self._clock.now_us()
 
-        def work(tx: ControlTransaction) -> tuple[Resource, bool]:
-            if (before := answered(tx, request, now_us)) is not None:
-                return decode_resource(before), False
+        def work(tx: ControlTransaction) -> None:
+            if answered(tx, request, now_us) is not None:
+                return
             old = tx.resource(name)
             if old is None:
                 raise missing(name)
@@ -135,23 +139,21 @@ class Resources:
             last = replace(old, revision=tx.revision() + 1, updated_us=now_us)
             tx.remove_resource(last, keep=KEPT_DELETIONS)
             keep_answer(tx, request, encode_resource(last), now_us)
-            return last, True
 
-        await self._commit(work, lambda done: done, there=False)
+        await self._commit(work)
 
     async def forget(self, name: str, *, unmoved_since_us: int) -> bool:
         """Deletes it unless it changed at or after that time; False when it did, or is gone. For expiry: no request, no answer."""
 
-        def work(tx: ControlTransaction) -> tuple[Resource | None, bool]:
+        def work(tx: ControlTransaction) -> bool:
             old = tx.resource(name)
             if old is None or old.updated_us >= unmoved_since_us:
-                return None, False
+                return False
             last = replace(old, revision=tx.revision() + 1)
             tx.remove_resource(last, keep=KEPT_DELETIONS)
-            return last, True
+            return True
 
-        _, gone = await self._commit(work, lambda done: done, there=False)
-        return gone
+        return await self._commit(work)
 
     async def get(self, name: str, *, events_after: int | None = None) -> tuple[Resource, Sequence[ResourceEvent]]:
         """With the events after a sequence, oldest first, at most 1,000; None: no events. Raises the collection's not-found."""
@@ -187,28 +189,9 @@ class Resources:
 
         return await self._store.run(work)
 
-    async def _commit(
-        self,
-        work: Callable[[ControlTransaction], T],
-        change_of: Callable[[T], tuple[Resource | None, bool]],
-        *,
-        there: bool = True,
-    ) -> T:
-        """Runs `work` to its end and tells the watchers, even when the caller goes away in between."""
-
-        async def commit() -> T:
-            try:
-                done = await self._store.run(work)
-            except Exception as failed:
-                if isinstance(failed, OutcomeUnknown) or not isinstance(failed, MillraceError):
-                    self.recent.doubt()
-                raise
-            resource, changed = change_of(done)
-            if changed and resource is not None:
-                self.recent.add(ResourceChange(there, resource))
-            return done
-
-        task = asyncio.ensure_future(commit())
+    async def _commit(self, work: Callable[[ControlTransaction], T]) -> T:
+        """Runs `work` to its end, even when the caller goes away in between."""
+        task = asyncio.ensure_future(self._store.run(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # also when the caller went away

@@ -21,6 +21,8 @@ class Rows:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._sql = connection.execute
         self._many = connection.executemany
+        self.changes: list[tuple[bool, Resource]] = []
+        self.leases_put: list[LeaseRow] = []
 
     # -- tables
     def table(self, name: str) -> TableRow | None:
@@ -75,12 +77,14 @@ class Rows:
 
     def put_resource(self, resource: Resource) -> None:
         self._insert("resources", resource)
+        self.changes.append((True, resource))
         self._set_counter("revision", resource.revision)
 
     def remove_resource(self, last: Resource, *, keep: int) -> None:
         self._sql("DELETE FROM resources WHERE name = ?", (last.name,))
         self._sql("DELETE FROM events WHERE uid = ?", (last.uid,))
         self._insert("tombstones", last)
+        self.changes.append((False, last))
         self._set_counter("revision", last.revision)
         old = self._sql("SELECT revision FROM tombstones ORDER BY revision DESC LIMIT 1 OFFSET ?", (keep,)).fetchone()
         if old is not None:
@@ -109,6 +113,7 @@ class Rows:
         return None if row is None else LeaseRow(*row)
 
     def put_lease(self, lease: LeaseRow) -> None:
+        self.leases_put.append(lease)
         self._sql(
             "INSERT OR REPLACE INTO leases (name, holder, epoch, renewals, ttl_ms, floor) VALUES (?, ?, ?, ?, ?, ?)",
             (lease.name, lease.holder, lease.epoch, lease.renewals, lease.ttl_ms, lease.floor),

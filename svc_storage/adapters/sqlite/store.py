@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from millrace.errors import DiskFull, MillraceError, OutcomeUnknown, StoreUnavai
 from millrace.failpoints import failpoint
 from svc_storage.adapters.sqlite.rows import Rows
 from svc_storage.adapters.sqlite.schema import migrate
-from svc_storage.ports import ControlTransaction
+from svc_storage.ports import ControlNews, ControlTransaction
 
 T = TypeVar("T")
 
@@ -23,6 +24,8 @@ class SqliteControl:
 
     def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
         self._thread, self._connection = thread, connection
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[Callable[[ControlNews], None]] = []
 
     @classmethod
     async def open(cls, path: Path) -> SqliteControl:
@@ -42,6 +45,12 @@ class SqliteControl:
             raise StoreUnavailable("the catalog is closed") from closed
         return await asyncio.wrap_future(running)
 
+    def tell(self, listener: Callable[[ControlNews], None]) -> None:
+        self._listeners.append(listener)
+
+    def watched(self) -> AbstractContextManager[None]:
+        return nullcontext()  # no other process changes it
+
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown(wait=True)
@@ -51,7 +60,7 @@ class SqliteControl:
             self._connection.execute("BEGIN IMMEDIATE")
         try:
             with _translated(StoreUnavailable):
-                result = work(Rows(self._connection))
+                result = work(rows := Rows(self._connection))
             failpoint("storage.before_catalog_commit")
         except BaseException:
             self._rollback()
@@ -59,11 +68,20 @@ class SqliteControl:
         try:
             with _translated(OutcomeUnknown):
                 self._connection.execute("COMMIT")
+            failpoint("storage.after_catalog_commit")
         except BaseException:
             self._rollback()
+            self._told(ControlNews(0, None))
             raise
-        failpoint("storage.after_catalog_commit")
+        if rows.changes or rows.leases_put:
+            revision = rows.changes[-1][1].revision if rows.changes else 0
+            self._told(ControlNews(revision, tuple(rows.changes), tuple(rows.leases_put)))
         return result
+
+    def _told(self, news: ControlNews) -> None:
+        """In the order of the commits, and before `run` returns: both come to the loop through one queue."""
+        for listener in self._listeners:
+            self._loop.call_soon_threadsafe(listener, news)
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:

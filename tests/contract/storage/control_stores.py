@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from svc_storage.adapters.control_log.entries import MemoryEntries
+from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.memory.control import MemoryControl
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.ports import ControlStore
@@ -18,7 +20,15 @@ async def _sqlite(folder: Path) -> ControlStore:
     return await SqliteControl.open(folder / "catalog.sqlite")
 
 
-CONTROL_STORES: Mapping[str, Callable[[Path], Awaitable[ControlStore]]] = {"memory": _memory, "sqlite": _sqlite}
+async def _control_log(folder: Path) -> ControlStore:
+    return await LogControl.open(MemoryEntries())
+
+
+CONTROL_STORES: Mapping[str, Callable[[Path], Awaitable[ControlStore]]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "control_log": _control_log,
+}
 
 
 class HandClock:

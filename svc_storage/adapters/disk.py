@@ -7,10 +7,13 @@ that models a power loss deletes or empties whatever is not in it. The journal m
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from pathlib import Path
+
+from millrace import errors
 
 JOURNAL = "MILLRACE_FSYNC_JOURNAL"
 COMMITTED_MODE = 0o444
@@ -74,6 +77,17 @@ def move_aside(path: Path, folder: Path) -> Path:
     fsync_folder(path.parent)
     fsync_folder(folder)
     return target
+
+
+def from_os_error(error: OSError) -> errors.MillraceError:
+    """A full disk is said by name; anything else is the store not answering. Paths stay out of the message."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.DiskFull(
+            "the storage disk is full", hint="free room; writers go on by themselves", retry_after_ms=5_000
+        )
+    return errors.StoreUnavailable(
+        f"the storage disk failed: {error.strerror or type(error).__name__}", retry_after_ms=1_000
+    )
 
 
 def _note(kind: str, path: Path, size: int) -> None:

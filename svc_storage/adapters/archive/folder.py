@@ -11,7 +11,6 @@ import pyarrow as pa
 from millrace import errors
 from svc_storage.adapters import disk
 from svc_storage.adapters.archive.parquet import read_rows, write_rows
-from svc_storage.adapters.delta.files import from_os_error
 from svc_storage.ports import ArchivePart
 
 _CHUNK = 1 << 20
@@ -25,7 +24,7 @@ class FolderArchive:
         try:
             disk.put(self._root / name, content)
         except OSError as error:
-            raise from_os_error(error) from error
+            raise disk.from_os_error(error) from error
 
     def get(self, name: str) -> bytes | None:
         try:
@@ -33,7 +32,7 @@ class FolderArchive:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise from_os_error(error) from error
+            raise disk.from_os_error(error) from error
 
     def write_rows(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> ArchivePart:
         target = self._root / f"{name}.parquet"
@@ -46,7 +45,7 @@ class FolderArchive:
             disk.fsync_folder(target.parent)
             return ArchivePart(f"{name}.parquet", rows, target.stat().st_size, _sha256(target))
         except OSError as error:
-            raise from_os_error(error) from error
+            raise disk.from_os_error(error) from error
         finally:
             partial.unlink(missing_ok=True)
 

@@ -6,87 +6,73 @@ we know of that version) and Delta's checkpoint of the same version (all that a 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from millrace.failpoints import failpoint
-from svc_storage.adapters import disk
 from svc_storage.adapters.delta import codec
-from svc_storage.adapters.delta.files import LOG, RECORDS
+from svc_storage.adapters.delta.place import LOG, RECORDS, Place
 from svc_storage.ports import Snapshot, Version
 
 HINT = "_last_checkpoint"
 _SUFFIX = ".checkpoint.parquet"
+_WRITERS = f"{RECORDS}/writers"
 
 
-def write(root: Path, table: DeltaTable, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
+def write(place: Place, table: DeltaTable, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
     """Blocking. `table` must stand at `snapshot.version`. Durable when it returns."""
     if table.version() != snapshot.version:
         raise ValueError(f"handle at {table.version()}, snapshot of {snapshot.version}")
-    disk.put(_record(root, snapshot.version), codec.encode_snapshot(snapshot, removed_us))
+    place.put(_record(snapshot.version), codec.encode_snapshot(snapshot, removed_us))
     failpoint("storage.after_writers_record")
     table.create_checkpoint()
     failpoint("storage.after_checkpoint_write")
-    disk.fsync_file(_checkpoint(root, snapshot.version))
-    disk.fsync_file(root / LOG / HINT)
-    disk.fsync_folder(root / LOG)
+    place.keep([f"{LOG}/{_name(snapshot.version)}", f"{LOG}/{HINT}"], [LOG])
     failpoint("storage.after_checkpoint_fsync")
 
 
-def versions(root: Path) -> Sequence[Version]:
+def versions(place: Place) -> Sequence[Version]:
     """Versions with both halves, ascending."""
-    records = {int(path.stem) for path in (root / RECORDS / "writers").glob("*.json") if path.stem.isdigit()}
-    return sorted(version for version in records if _checkpoint(root, version).exists())
+    there = {version_of(name) for name in checkpoints_among(place.names(LOG))}
+    return sorted(there & _recorded(place))
 
 
-def load(root: Path, version: Version) -> tuple[Snapshot, Mapping[str, int]]:
+def load(place: Place, version: Version) -> tuple[Snapshot, Mapping[str, int]]:
     """Raises ValueError when the record is torn, OSError when it is gone."""
-    return codec.decode_snapshot(_record(root, version).read_bytes())
+    return codec.decode_snapshot(place.read(_record(version)))
 
 
-def is_sound(path: Path) -> bool:
-    """A checkpoint that was being written when the power went has no footer."""
-    try:
-        pq.read_metadata(path)
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return True
+def checkpoints_among(names: Sequence[str]) -> Sequence[str]:
+    """Delta's checkpoint files among those of a log, ours or not, ascending."""
+    return sorted(name for name in names if name.endswith(_SUFFIX) and name[:20].isdigit())
 
 
-def checkpoints_on_disk(root: Path) -> Sequence[Path]:
-    """Delta's checkpoint files, ours or not, ascending."""
-    return sorted((root / LOG).glob(f"*{_SUFFIX}"))
-
-
-def version_of(path: Path) -> Version:
+def version_of(name: str) -> Version:
     """The version in a checkpoint's or log file's name."""
-    return int(path.name[:20])
+    return int(name[:20])
 
 
-def trim(root: Path, floor: Version) -> None:
+def trim(place: Place, floor: Version) -> None:
     """Blocking. Forgets all below `floor`, lowest first, so that a kill leaves a log without a gap above what is left."""
-    log = root / LOG
-    doomed = sorted(path for path in log.iterdir() if path.name[:20].isdigit() and version_of(path) < floor)
-    for path in doomed:
-        path.unlink(missing_ok=True)
+    names = place.names(LOG)
+    doomed = [f"{LOG}/{name}" for name in names if name[:20].isdigit() and version_of(name) < floor]
+    for start in range(0, len(doomed), place.deletes_at_once):
+        place.delete(doomed[start : start + place.deletes_at_once])
         failpoint("storage.during_trim")
-    for path in log.glob("*.json#*"):
-        path.unlink(missing_ok=True)
-    disk.fsync_folder(log)
-    with contextlib.suppress(FileNotFoundError):
-        for path in (root / RECORDS / "writers").glob("*.json"):
-            if path.stem.isdigit() and int(path.stem) < floor:
-                path.unlink(missing_ok=True)
+    place.delete([f"{LOG}/{name}" for name in names if ".json#" in name])
+    place.keep([], [LOG])
+    place.delete([_record(version) for version in sorted(_recorded(place)) if version < floor])
 
 
-def _record(root: Path, version: Version) -> Path:
-    return root / RECORDS / "writers" / f"{version}.json"
+def _recorded(place: Place) -> set[Version]:
+    names = (name.partition(".json") for name in place.names(_WRITERS))
+    return {int(stem) for stem, suffix, rest in names if suffix and not rest and stem.isdigit()}
 
 
-def _checkpoint(root: Path, version: Version) -> Path:
-    return root / LOG / f"{version:020d}{_SUFFIX}"
+def _record(version: Version) -> str:
+    return f"{_WRITERS}/{version}.json"
+
+
+def _name(version: Version) -> str:
+    return f"{version:020d}{_SUFFIX}"

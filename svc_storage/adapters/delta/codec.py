@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from deltalake import Schema
+from deltalake import CommitProperties, Schema
 
 from svc_storage.domain.statistics import rows_in
 from svc_storage.ports import (
@@ -68,6 +68,12 @@ def _ended(commit: Commit) -> Mapping[str, Any]:
         "left": commit.left_us,
     }
     return {name: value for name, value in found.items() if value}
+
+
+def creation(uid: str, time_us: int) -> CommitProperties:
+    """What version 0 says of itself."""
+    commit = Commit(id=f"create-{uid}", kind=CommitKind.SCHEMA, time_us=time_us, schema_id=1)
+    return CommitProperties(custom_metadata={KEY: encode_record(commit)})
 
 
 def decode_log_file(version: Version, text: bytes) -> Committed:

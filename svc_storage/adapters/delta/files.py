@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +15,11 @@ import pyarrow as pa
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.adapters import disk
+from svc_storage.adapters.delta.place import LOG, RECORDS
 from svc_storage.adapters.parquet import write_parquet
 from svc_storage.adapters.parquet_rows import batches_of
 from svc_storage.ports import DataFile, Direct, DirectUrl
 
-RECORDS = "_millrace"
-LOG = "_delta_log"
 T = TypeVar("T")
 
 
@@ -103,15 +101,4 @@ class LocalFiles:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except OSError as error:
-            raise from_os_error(error) from error
-
-
-def from_os_error(error: OSError) -> errors.MillraceError:
-    """A full disk is said by name; anything else is the store not answering. Paths stay out of the message."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.DiskFull(
-            "the storage disk is full", hint="free room; writers go on by themselves", retry_after_ms=5_000
-        )
-    return errors.StoreUnavailable(
-        f"the storage disk failed: {error.strerror or type(error).__name__}", retry_after_ms=1_000
-    )
+            raise disk.from_os_error(error) from error

@@ -13,17 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.adapters import disk
 from svc_storage.adapters.delta import checkpoint, codec, recovery
-from svc_storage.adapters.delta.files import LOG, from_os_error
+from svc_storage.adapters.delta.place import LOG, NO_HOOKS, Place, log_name
 from svc_storage.ports import (
     Commit,
     CommitCapabilities,
@@ -37,20 +36,20 @@ from svc_storage.ports import (
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 class DeltaLog:
-    """Below `root`, the table's folder. Blocking work runs on `pool`."""
+    """In `place`. Blocking work runs on `pool`."""
 
     capabilities = CommitCapabilities(conditional=True, checkpoints=True, trim=True)
 
-    def __init__(self, root: Path, pool: Executor) -> None:
-        self._root, self._pool = root, pool
+    def __init__(self, place: Place, pool: Executor) -> None:
+        self._place, self._pool = place, pool
         self._table: DeltaTable | None = None
         self._schema: Schema | None = None
-        self._behind = False  # the handle has committed and not read that back
-        self._guard = threading.Lock()  # of the three above, which only worker threads touch
+        self._behind = False  # there are commits that the handle has not read
+        self._opened_for = -1  # the place's number
+        self._guard = threading.Lock()  # of the four above, which only worker threads touch
 
     async def recover(self) -> LogTail:
         return await self._run(self._recover)
@@ -68,18 +67,18 @@ class DeltaLog:
         await self._run(self._checkpoint, snapshot, removed_us)
 
     async def checkpoints(self) -> Sequence[Version]:
-        return await self._run(checkpoint.versions, self._root)
+        return await self._run(checkpoint.versions, self._place)
 
     async def trim(self, floor: Version) -> None:
-        await self._run(checkpoint.trim, self._root, floor)
+        await self._run(checkpoint.trim, self._place, floor)
 
     async def close(self) -> None:
         await self._run(self._let_go)
 
     # Below: on a worker thread.
     def _recover(self) -> LogTail:
-        recovery.settle(self._root)
-        return recovery.read(self._root)
+        recovery.settle(self._place)
+        return recovery.read(self._place)
 
     def _append(self, commit: Commit, after: Version) -> Version:
         with self._guard:
@@ -97,8 +96,9 @@ class DeltaLog:
             return self._settle(after + 1)  # without retries, a commit is the next version or none
 
     def _handle(self) -> DeltaTable:
-        if self._table is None:
-            self._table = DeltaTable(self._root)
+        if self._table is None or self._opened_for != self._place.number:
+            self._opened_for = self._place.number
+            self._table = self._place.handle()
             self._schema = self._table.schema()
         elif self._behind:
             self._table.update_incremental()
@@ -136,7 +136,7 @@ class DeltaLog:
                 max_commit_retries=0,
                 app_transactions=transactions,
             ),
-            post_commithook_properties=_NO_HOOKS,
+            post_commithook_properties=NO_HOOKS,
         )
         self._behind = True
 
@@ -144,8 +144,8 @@ class DeltaLog:
         """Did it happen? Found by its id: yes. Another in its place: no. Nothing there: no."""
         self._table = None
         try:
-            later = recovery.read_commits(self._root, after)
-        except (OSError, ValueError) as unreadable:
+            later = recovery.read_commits(self._place, after)
+        except (OSError, ValueError, errors.StoreUnavailable) as unreadable:
             raise errors.OutcomeUnknown("the commit's outcome could not be read yet") from unreadable
         for found in later:
             if found.commit.id == commit.id:
@@ -153,10 +153,10 @@ class DeltaLog:
                 return self._settle(found.version)
         if later:
             raise VersionTaken from error
-        if isinstance(error, OSError):
-            raise from_os_error(error) from error
-        if error is not None and "No space left" in str(error):
-            raise errors.DiskFull("the storage disk is full", retry_after_ms=5_000) from error
+        if isinstance(error, errors.MillraceError):
+            raise error
+        if error is not None and (known := self._place.failure(error)):
+            raise known from error
         raise errors.StoreUnavailable(
             f"the commit was refused: {type(error).__name__}", retry_after_ms=1_000
         ) from error
@@ -164,17 +164,17 @@ class DeltaLog:
     def _must_reopen(self, version: Version) -> None:
         """A commit that makes the table unopenable was never acknowledged: it is taken out again."""
         try:
-            DeltaTable(self._root)
+            self._place.handle()
         except Exception as poison:
-            disk.move_aside(self._root / LOG / recovery.log_name(version), self._root / recovery.QUARANTINE)
+            if self._place.failure(poison):
+                raise errors.OutcomeUnknown("the commit is there, the table cannot be opened yet") from poison
+            self._place.move_aside(f"{LOG}/{log_name(version)}")
             raise errors.Unexpected("a commit made the table unreadable and was taken back") from poison
 
     def _settle(self, version: Version) -> Version:
         """Written is not durable: until the fsync succeeds nobody may be told."""
-        name = self._root / LOG / recovery.log_name(version)
         try:
-            disk.fsync_file(name)
-            disk.fsync_folder(name.parent)
+            self._place.keep([f"{LOG}/{log_name(version)}"], [LOG])
             failpoint("storage.after_commit_fsync")
         except Exception as error:
             self._table = None
@@ -182,19 +182,22 @@ class DeltaLog:
         return version
 
     def _read_after(self, version: Version) -> Sequence[Committed]:
-        with self._guard:
-            self._table = None
-            later = recovery.read_commits(self._root, version)
-            for found in later:
-                self._settle(found.version)
-            return later
+        later = recovery.read_commits(self._place, version)
+        if later:
+            with self._guard:
+                self._behind = True
+                for found in later:
+                    self._settle(found.version)
+        return later
 
     def _checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
         with self._guard:
-            checkpoint.write(self._root, self._handle(), snapshot, removed_us)
+            checkpoint.write(self._place, self._handle(), snapshot, removed_us)
 
     async def _run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
-        except OSError as error:
-            raise from_os_error(error) from error
+        except (OSError, DeltaError) as error:
+            if known := self._place.failure(error):
+                raise known from error
+            raise

@@ -7,81 +7,79 @@ moved aside; delta-rs would refuse the table for it, and open one with an empty 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 from millrace import errors
-from svc_storage.adapters import disk
 from svc_storage.adapters.delta import checkpoint, codec
-from svc_storage.adapters.delta.files import LOG
+from svc_storage.adapters.delta.place import LOG, Place, log_name
 from svc_storage.ports import Committed, LogTail, Snapshot, Version
 
-QUARANTINE = "_millrace/quarantine"
 
-
-def log_name(version: Version) -> str:
-    return f"{version:020d}.json"
-
-
-def settle(root: Path) -> None:
+def settle(place: Place) -> None:
     """Blocking. Afterwards everything that will be served is whole and on the disk."""
-    log = root / LOG
-    numbers = log_versions(root)
-    if numbers and not _is_whole(log / log_name(numbers[-1])):
-        disk.move_aside(log / log_name(numbers[-1]), root / QUARANTINE)
+    numbers = log_versions(place)
+    if numbers and not _is_whole(place, numbers[-1]):
+        place.move_aside(_path(numbers[-1]))
         numbers = numbers[:-1]
     if not numbers:
         raise errors.ChecksumMismatch("the table's log is empty", hint="restore the table's folder from a copy")
-    _settle_checkpoints(root, numbers[-1])
-    disk.fsync_file(log / log_name(numbers[-1]))
-    disk.fsync_folder(log)
-    disk.fsync_folder(root)
+    kept = _settle_checkpoints(place, numbers[-1])
+    place.keep([*kept, _path(numbers[-1])], [LOG, ""])
 
 
-def read(root: Path) -> LogTail:
+def read(place: Place) -> LogTail:
     """Blocking. The oldest base from which the log goes on without a gap, and every commit after it."""
-    numbers = log_versions(root)
+    numbers = log_versions(place)
     first = _unbroken_from(numbers)
     removed: Mapping[str, int] = {}
     if first == 0:
-        created = _decode(root, 0)
+        (created,) = _decoded(place, [0])
         if created.commit.schema is None:
             raise errors.ChecksumMismatch("version 0 has no schema")
         base = Snapshot(version=0, time_us=created.commit.time_us, schema=created.commit.schema)
     else:
-        bases = [version for version in checkpoint.versions(root) if version >= first - 1]
+        bases = [version for version in checkpoint.versions(place) if version >= first - 1]
         if not bases:
             raise errors.ChecksumMismatch(f"commits are missing from the log before version {first}")
         try:
-            base, removed = checkpoint.load(root, bases[0])
+            base, removed = checkpoint.load(place, bases[0])
         except (OSError, ValueError) as torn:
             raise errors.ChecksumMismatch(f"the record of version {bases[0]} is damaged") from torn
-    return LogTail(base, tuple(_decode(root, number) for number in numbers if number > base.version), removed)
+    return LogTail(base, tuple(_decoded(place, [number for number in numbers if number > base.version])), removed)
 
 
-def read_commits(root: Path, after: Version) -> Sequence[Committed]:
+def read_commits(place: Place, after: Version) -> Sequence[Committed]:
     """Blocking. The commits after a version, as far as they go without a gap. Raises ValueError for a torn one, OSError."""
-    found = []
-    version = after + 1
-    while (path := root / LOG / log_name(version)).exists():
-        found.append(codec.decode_log_file(version, path.read_bytes()))
-        version += 1
-    return found
+    found: list[Committed] = []
+    while True:
+        version = after + 1 + len(found)
+        try:
+            text = place.read(_path(version))
+        except FileNotFoundError:
+            return found
+        found.append(codec.decode_log_file(version, text))
 
 
-def log_versions(root: Path) -> list[Version]:
+def log_versions(place: Place) -> list[Version]:
     """Numbers of the log files, ascending."""
-    names = (path.name for path in (root / LOG).iterdir())
     return sorted(
-        int(name[:20]) for name in names if len(name) == 25 and name.endswith(".json") and name[:20].isdigit()
+        int(name[:20])
+        for name in place.names(LOG)
+        if len(name) == 25 and name.endswith(".json") and name[:20].isdigit()
     )
 
 
-def _decode(root: Path, version: Version) -> Committed:
-    try:
-        return codec.decode_log_file(version, (root / LOG / log_name(version)).read_bytes())
-    except (ValueError, KeyError, TypeError) as torn:
-        raise errors.ChecksumMismatch(f"version {version} of the table's log is damaged") from torn
+def _path(version: Version) -> str:
+    return f"{LOG}/{log_name(version)}"
+
+
+def _decoded(place: Place, versions: Sequence[Version]) -> Iterator[Committed]:
+    texts = place.read_all([_path(version) for version in versions])
+    for version, text in zip(versions, texts, strict=True):
+        try:
+            yield codec.decode_log_file(version, text)
+        except (ValueError, KeyError, TypeError) as torn:
+            raise errors.ChecksumMismatch(f"version {version} of the table's log is damaged") from torn
 
 
 def _unbroken_from(numbers: Sequence[Version]) -> Version:
@@ -93,32 +91,33 @@ def _unbroken_from(numbers: Sequence[Version]) -> Version:
     return first
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(place: Place, version: Version) -> bool:
     try:
-        codec.decode_log_file(checkpoint.version_of(path), path.read_bytes())
+        codec.decode_log_file(version, place.read(_path(version)))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     return True
 
 
-def _settle_checkpoints(root: Path, newest: Version) -> None:
-    """A checkpoint without footer, one above the newest commit, and a hint to a missing one go away; the rest becomes durable."""
-    kept: set[Version] = set()
-    for path in checkpoint.checkpoints_on_disk(root):
-        version = checkpoint.version_of(path)
-        if version > newest or not checkpoint.is_sound(path):
-            disk.move_aside(path, root / QUARANTINE)
+def _settle_checkpoints(place: Place, newest: Version) -> Sequence[str]:
+    """A checkpoint without footer, one above the newest commit, and a hint to a missing one go away; the names of the rest."""
+    names = place.names(LOG)
+    kept: dict[Version, str] = {}
+    for name in checkpoint.checkpoints_among(names):
+        path = f"{LOG}/{name}"
+        version = checkpoint.version_of(name)
+        if version > newest or place.is_torn(path):
+            place.move_aside(path)
         else:
-            kept.add(version)
-            disk.fsync_file(path)
-    hint = root / LOG / checkpoint.HINT
-    if not hint.exists():
-        return
+            kept[version] = path
+    if checkpoint.HINT not in names:
+        return list(kept.values())
+    hint = f"{LOG}/{checkpoint.HINT}"
     try:
-        named = json.loads(hint.read_bytes())["version"]
+        named = json.loads(place.read(hint))["version"]
     except (ValueError, KeyError, TypeError):
         named = -1
     if named in kept:
-        disk.fsync_file(hint)
-    else:
-        hint.unlink()
+        return [*kept.values(), hint]
+    place.delete([hint])
+    return list(kept.values())

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from millrace import errors
-from svc_storage.domain import committer
+from svc_storage.adapters import disk
+from svc_storage.domain import landing
 from svc_storage.domain.opened import OpenTable
 from svc_storage.ports import Commit, Committed, Version
 from tests.contract.storage.backends import Rig, ids, incoming
@@ -43,8 +44,9 @@ class Faulty:
 
 
 def faulty(table: OpenTable) -> Faulty:
-    table.committer.log = Faulty(table.committer.log)
-    return table.committer.log
+    faulty = Faulty(table.log)
+    table.committer.landing.log = table.following.log = faulty
+    return faulty
 
 
 @pytest.mark.parametrize("applied", [True, False])
@@ -64,7 +66,7 @@ async def test_an_unknown_outcome_is_resolved_by_reading(rig: Rig, applied: bool
 
 
 async def test_unresolved_for_long_is_said_and_settled_later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committer, "RESOLVE_S", 0.3)
+    monkeypatch.setattr(landing, "RESOLVE_S", 0.3)
     table = await rig.create()
     stream = await rig.open()
     log = faulty(table)
@@ -112,10 +114,8 @@ async def test_a_full_disk_is_said_and_writers_go_on(rig: Rig, monkeypatch: pyte
 
 
 def test_a_full_disk_is_known_by_its_errno() -> None:
-    from svc_storage.adapters.delta.files import from_os_error
-
-    assert isinstance(from_os_error(OSError(errno.ENOSPC, "no space")), errors.DiskFull)
-    assert isinstance(from_os_error(OSError(errno.EIO, "io")), errors.StoreUnavailable)
+    assert isinstance(disk.from_os_error(OSError(errno.ENOSPC, "no space")), errors.DiskFull)
+    assert isinstance(disk.from_os_error(OSError(errno.EIO, "io")), errors.StoreUnavailable)
 
 
 async def test_one_streams_fault_leaves_the_others_alone(rig: Rig) -> None:

@@ -12,6 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from millrace import errors
 from svc_storage.adapters.delta.log import DeltaLog
+from svc_storage.adapters.delta.place import LocalPlace
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import Commit, CommitKind
 from tests.contract.storage.backends import BACKENDS, Rig, ids, incoming, rows
@@ -113,7 +114,7 @@ async def test_a_missing_commit_in_the_middle_is_said(local: Rig) -> None:
 async def test_a_commit_is_known_by_its_id_when_the_answer_was_lost(local: Rig) -> None:
     folder = await filled(local, 1)
     table = await local.restart()
-    log = DeltaLog(folder, local.pool)
+    log = DeltaLog(LocalPlace(folder), local.pool)
     commit = Commit(id="same", kind=CommitKind.FENCE, time_us=table.versions.head.time_us)
     version = await log.append(commit, after=table.head)
     assert await log.append(commit, after=table.head) == version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import pyarrow as pa
 
 from millrace import errors
 from svc_storage.adapters import disk
-from svc_storage.adapters.archive.parquet import read_rows, write_rows
+from svc_storage.adapters.archive.parquet import read_rows, sha256, write_rows
 from svc_storage.ports import ArchivePart
-
-_CHUNK = 1 << 20
 
 
 class FolderArchive:
@@ -43,7 +40,7 @@ class FolderArchive:
             disk.fsync_file(partial)
             partial.replace(target)
             disk.fsync_folder(target.parent)
-            return ArchivePart(f"{name}.parquet", rows, target.stat().st_size, _sha256(target))
+            return ArchivePart(f"{name}.parquet", rows, target.stat().st_size, sha256(target))
         except OSError as error:
             raise disk.from_os_error(error) from error
         finally:
@@ -52,18 +49,10 @@ class FolderArchive:
     def read_rows(self, part: ArchivePart, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         path = self._root / part.name
         try:
-            found = _sha256(path)
+            found = sha256(path)
         except FileNotFoundError as missing:
             raise errors.FileMissing(f"{part.name} of the archive is missing") from missing
         if found != part.sha256:
             raise errors.ChecksumMismatch(f"{part.name} of the archive is not the file that was exported")
         with pa.OSFile(str(path), "rb") as source:
             yield from read_rows(source, part.name, schema)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from millrace.errors import ChecksumMismatch
 from svc_storage.adapters.parquet import DICTIONARY_BYTES, ROW_GROUP_ROWS, row_groups
 
 _BATCH_ROWS = 32_768
+_CHUNK = 1 << 20
 
 
 def write_rows(sink: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
@@ -36,3 +39,12 @@ def read_rows(source: pa.NativeFile, name: str, schema: pa.Schema) -> Iterator[p
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
     except (pa.ArrowInvalid, KeyError) as broken:
         raise ChecksumMismatch(f"{name} of the archive cannot be read") from broken
+
+
+def sha256(path: Path) -> str:
+    """Blocking. Of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

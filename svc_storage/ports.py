@@ -33,6 +33,10 @@ class CommitKind(StrEnum):
     FENCE = "FENCE"
 
 
+SAME_ROWS = (CommitKind.COMPACT, CommitKind.SCHEMA)
+"""Kinds whose `adds` hold the rows of their `removes`, no more and no fewer."""
+
+
 # -- values -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class ColumnStatistics:
@@ -100,7 +104,8 @@ class Commit:
     """One atomic change of a table. `id` is unique and tells our commit from another's after an ambiguous answer.
 
     `writers` holds the new record of each writer that the commit moves; their `marks` are only the batches of this commit.
-    `removes` of a COMPACT hold the same rows as its `adds`. `schema` is set when the commit changes it.
+    `removes` of a COMPACT or SCHEMA hold the same rows as its `adds`. `schema` is set when the commit changes it; `schema_id` is its
+    number then, else that of the columns which `adds` were written in (0: not said).
     """
 
     id: str
@@ -124,13 +129,13 @@ class Commit:
 
     @property
     def rows_added(self) -> int:
-        """Rows that readers gain; a compaction adds none."""
-        return 0 if self.kind is CommitKind.COMPACT else sum(file.row_count for file in self.adds)
+        """Rows that readers gain; a compaction and a change of columns add none."""
+        return 0 if self.kind in SAME_ROWS else sum(file.row_count for file in self.adds)
 
     @property
     def rows_removed(self) -> int:
-        """Rows that readers lose; a compaction removes none."""
-        return 0 if self.kind is CommitKind.COMPACT else sum(file.row_count for file in self.removes)
+        """Rows that readers lose; a compaction and a change of columns remove none."""
+        return 0 if self.kind in SAME_ROWS else sum(file.row_count for file in self.removes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +278,9 @@ class TableFiles(Protocol):
     chunks) is the backend's."""
 
     direct: Direct
+    widens_in_place: bool
+    """A file may stay when a column of the table gets a wider type: whoever else opens the table's files can do so too. Else such a
+    change writes the files anew."""
 
     async def write(
         self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, level: int = 0
@@ -409,11 +417,12 @@ class WriterPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A commit that one replica decided and another one appends. `after`: the version it was decided on. `places`: of the writers
-    that it moves, before."""
+    """A commit that one replica decided and another one appends. `after`: the version it was decided on, `schema_id` that version's.
+    `places`: of the writers that it moves, before."""
 
     commit: Commit
     after: Version
+    schema_id: int
     places: Mapping[str, WriterPlace] = field(default_factory=lambda: NOTHING)
 
 

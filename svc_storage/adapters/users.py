@@ -36,15 +36,17 @@ class ResourceUsers:
         return users
 
     async def slowest(self, table_uid: str) -> Version | None:
-        lowest: Version | None = None
+        return min((version for _, version in await self.of_table(table_uid)), default=None)
+
+    async def of_table(self, table_uid: str) -> Sequence[tuple[str, Version]]:
+        found: list[tuple[str, Version]] = []
         oldest_us = self._clock.now_us() - READER_KEPT_US
         async for reader in self._all("readers"):
             if reader.spec is None or reader.status is None or reader.updated_us < oldest_us:
                 continue
             if _message(reader.spec, pipeline_pb2.ReaderSpec()).table_uid == table_uid:
-                version = _message(reader.status, pipeline_pb2.ReaderStatus()).version
-                lowest = version if lowest is None else min(lowest, version)
-        return lowest
+                found.append((reader.name, _message(reader.status, pipeline_pb2.ReaderStatus()).version))
+        return found
 
     async def _all(self, collection: str) -> AsyncIterator[Resource]:
         after_name = ""

@@ -179,7 +179,8 @@ class Upkeep:
         young = view.oldest if since_us < view.oldest_time_us else view.version_at(since_us)
         kept = min(young, max(0, table.head - self._policy.keep_versions))
         reader = await self._readers.slowest(table.row.uid)
-        return kept if reader is None else min(kept, reader)
+        kept = kept if reader is None else min(kept, reader)
+        return max(kept, view.closed_below)  # what was expired expressly holds nothing
 
     def _expire(self, table: OpenTable) -> None:
         """Versions whose files may be gone are not served any more: said before anything is removed."""

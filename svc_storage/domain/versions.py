@@ -32,7 +32,7 @@ def fold(before: Snapshot, committed: Committed) -> Snapshot:
         version=committed.version,
         time_us=max(before.time_us, commit.time_us),
         schema=commit.schema or before.schema,
-        schema_id=(commit.schema_id or before.schema_id) if commit.schema else before.schema_id,
+        schema_id=before.schema_id if commit.schema is None else commit.schema_id or before.schema_id + 1,
         files=_files(before.files, commit) if commit.adds or commit.removes else before.files,
         writers=_writers(before.writers, commit) if commit.writers else before.writers,
         dead_letters=_dead_letters(before, commit),
@@ -137,16 +137,29 @@ class LogView:
     """Published versions in memory: the oldest base, every commit after it, the newest state. Single-threaded (the event loop)."""
 
     def __init__(self, tail: LogTail) -> None:
+        self.closed_below: Version = 0
+        """Versions that somebody expired expressly."""
+        self.erased_below: Version = 0
+        """Versions that an erasure has closed: not even a plan under way reads them."""
+        self.reset(tail)
+
+    def reset(self, tail: LogTail) -> None:
+        """Everything from what the log holds: at the opening, and when it was cut above what is known here."""
         self._base = tail.base
         self._commits: list[Committed] = []
+        self._numbers: dict[str, Version] = {}  # by commit id
         self._head = tail.base
         self._cache: OrderedDict[Version, Snapshot] = OrderedDict()
         self._expired_below: Version = 0
-        self.erased_below: Version = 0
-        """Versions that an erasure has closed: not even a plan under way reads them."""
         self.removed_us: dict[str, int] = dict(tail.removed_us)
         for committed in tail.commits:
             self.publish(committed)
+
+    def committed(self, commit_id: str) -> Committed | None:
+        """The commit of that id, None when it is not in the log, or cut from it."""
+        version = self._numbers.get(commit_id, 0)
+        found = self._between(version - 1, version) if version > self.base_version else []
+        return found[0] if found else None
 
     @property
     def head(self) -> Snapshot:
@@ -181,13 +194,15 @@ class LogView:
         self._remember(self._head)
         self._head = fold(self._head, committed)
         self._commits.append(committed)
+        self._numbers[committed.commit.id] = committed.version
         self._note_removed(committed.commit)
 
     def _note_removed(self, commit: Commit) -> None:
-        for file in (*commit.removes, *commit.dead_letters_removed):
-            self.removed_us[file.path] = commit.time_us
+        gone = [file.path for file in commit.removes] + [file.path for file in commit.dead_letters_removed]
+        self.removed_us.update((path, commit.time_us) for path in gone)
         for file in commit.adds:  # a restored one
             self.removed_us.pop(file.path, None)
+        self.closed_below = max(self.closed_below, commit.expire_below)
         self._expired_below = max(self._expired_below, commit.expire_below)
         if commit.left_us:
             self.erased_below = max(self.erased_below, commit.expire_below)
@@ -232,6 +247,10 @@ class LogView:
             raise self._expired(found)
         return found
 
+    def known_commits(self) -> Sequence[Committed]:
+        """All that the log still has, ascending."""
+        return tuple(self._commits)
+
     def before(self, floor: Version) -> tuple[Snapshot, Sequence[Committed]]:
         """What `cut` would forget: the base, and the commits after it below `floor`."""
         return self._base, self._between(self.base_version, floor - 1)
@@ -241,6 +260,8 @@ class LogView:
         base = self._base
         for committed in self._between(self.base_version, floor):
             base = fold(base, committed)
+        for committed in self._between(self.base_version, floor):
+            self._numbers.pop(committed.commit.id, None)
         self._commits = self._between(floor, self._head.version)
         self._base = base
         for version in [known for known in self._cache if known <= floor]:

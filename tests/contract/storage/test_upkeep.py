@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from millrace import errors
@@ -20,6 +22,9 @@ class Readers:
 
     async def slowest(self, table_uid: str) -> Version | None:
         return self.at
+
+    async def of_table(self, table_uid: str) -> Sequence[tuple[str, Version]]:
+        return [] if self.at is None else [("namespaces/default/readers/r", self.at)]
 
 
 def upkeep(rig: Rig, readers: Readers | None = None) -> Upkeep:

@@ -17,7 +17,9 @@ from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
 from svc_storage.domain.catalog import TableRows
 from svc_storage.domain.expiry import Expiry
+from svc_storage.domain.keys import KeyIndexes
 from svc_storage.domain.leases import Leases
+from svc_storage.domain.lookup import Lookups
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.reads import DirectAccess, Reads
 from svc_storage.domain.resources import Resources
@@ -46,7 +48,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     tables = Tables(catalog, backend, opened, users, clock)
     reading = ThreadPoolExecutor(settings.workers, thread_name_prefix="reads")  # readers never hold up a commit
     reads = Reads(opened, control, clock, reading, DirectAccess(settings.direct_files, store.id))
-    storage = StorageServicer(tables=tables, opened=opened, reads=reads, clock=clock, pool=reading)
+    lookups = Lookups(opened, reading, KeyIndexes())
+    storage = StorageServicer(tables=tables, opened=opened, reads=reads, lookups=lookups, clock=clock, pool=reading)
     policy = Policy(look_every_s=settings.upkeep_interval_ms / 1000)
     upkeep = Upkeep(opened, catalog, backend, users, clock, policy)
     return Composition(

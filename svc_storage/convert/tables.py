@@ -36,6 +36,7 @@ def definition_from(table: pb.Table) -> TableDefinition:
         primary_key=tuple(table.primary_key),
         rules=_rules_from(table.rules, schema),
         description=table.description,
+        sequence_column=table.sequence_column,
     )
 
 
@@ -49,8 +50,9 @@ def change_from(table: pb.Table, current: TableDefinition) -> tuple[TableDefinit
         schema=current.schema,
         event_time_column=table.event_time_column,
         primary_key=tuple(table.primary_key),
-        rules=_rules_from(table.rules, current.schema),
+        rules=_rules_from(table.rules, named or current.schema),
         description=table.description,
+        sequence_column=table.sequence_column,
     )
     return changed, named
 
@@ -90,6 +92,7 @@ def table_to_proto(state: TableState) -> pb.Table:
         commit_time=timestamp_proto(head.time_us),
         event_time_high=None if head.event_time_high_us is None else timestamp_proto(head.event_time_high_us),
         owner=row.owner,
+        sequence_column=definition.sequence_column,
     )
 
 

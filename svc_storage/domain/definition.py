@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -36,6 +36,14 @@ class ColumnRule:
     maximum: Any = None
     allowed: tuple[Any, ...] = ()
 
+    def in_type(self, kind: pa.DataType) -> ColumnRule:
+        """The same bounds as values of a type that holds them exactly."""
+
+        def of(value: Any) -> Any:
+            return None if value is None else pa.scalar(value, kind).as_py()
+
+        return ColumnRule(of(self.minimum), of(self.maximum), tuple(of(value) for value in self.allowed))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableDefinition:
@@ -47,11 +55,28 @@ class TableDefinition:
     primary_key: tuple[str, ...] = ()
     rules: Mapping[str, ColumnRule] = field(default_factory=dict)
     description: str = ""
+    sequence_column: str = ""
+    native_lookup: bool = False
 
     @property
     def stored_schema(self) -> pa.Schema:
         """With storage's own columns, as in the files."""
         return self.schema.append(_INGESTED_FIELD)
+
+    def at(self, stored: pa.Schema, schema_id: int) -> TableDefinition:
+        """With the columns of a version: the log is the truth about them, what was kept elsewhere may be older."""
+        if schema_id == self.schema_id:
+            return self
+        columns = [
+            column.with_type(_stored_type(canonical_field(column).type))
+            for column in stored
+            if not column.name.startswith("_")
+        ]
+        schema = pa.schema(columns, metadata={SCHEMA_ID: str(schema_id).encode()})
+        rules = {
+            name: rule.in_type(schema.field(name).type) for name, rule in self.rules.items() if name in schema.names
+        }
+        return replace(self, schema=schema, schema_id=schema_id, rules=rules)
 
     def to_json(self) -> str:
         rules = {
@@ -70,6 +95,8 @@ class TableDefinition:
                 "primary_key": list(self.primary_key),
                 "rules": rules,
                 "description": self.description,
+                "sequence_column": self.sequence_column,
+                "native_lookup": self.native_lookup,
             },
             separators=(",", ":"),
         )
@@ -85,6 +112,8 @@ class TableDefinition:
             primary_key=tuple(raw["primary_key"]),
             rules={name: _rule_in(rule, schema.field(name).type) for name, rule in raw["rules"].items()},
             description=raw["description"],
+            sequence_column=raw.get("sequence_column", ""),
+            native_lookup=raw.get("native_lookup", False),
         )
 
 
@@ -114,13 +143,15 @@ def define(
     primary_key: tuple[str, ...] = (),
     rules: Mapping[str, ColumnRule] | None = None,
     description: str = "",
+    sequence_column: str = "",
+    native_lookup: bool = False,
 ) -> TableDefinition:
     """A definition that can be stored. Raises UnsupportedType, FieldInvalid naming the request's field."""
     if not len(schema):
         raise errors.FieldRequired("a table has at least one column", field="table.schema.fields")
     if len(schema) > MAX_COLUMNS:
         raise errors.FieldInvalid(f"a table has at most {MAX_COLUMNS} columns", field="table.schema.fields")
-    columns = [_column(column, index) for index, column in enumerate(schema)]
+    columns = [column_of(column, index + 1, f"table.schema.fields[{index}]") for index, column in enumerate(schema)]
     names = [column.name for column in columns]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise errors.FieldInvalid(f"column `{min(doubled)}` comes twice", field="table.schema.fields")
@@ -131,6 +162,8 @@ def define(
         primary_key=primary_key,
         rules=dict(rules or {}),
         description=description,
+        sequence_column=sequence_column,
+        native_lookup=native_lookup,
     )
     check_references(definition)
     return definition
@@ -153,6 +186,7 @@ def check_references(definition: TableDefinition) -> None:
             raise errors.FieldInvalid(
                 f"`{name}` is not a plain column of the table", field=f"table.primary_key[{index}]"
             )
+    _check_sequence(definition)
     for index, (name, rule) in enumerate(definition.rules.items()):
         at = f"table.rules[{index}]"
         if name not in schema.names or pa.types.is_nested(schema.field(name).type):
@@ -160,12 +194,19 @@ def check_references(definition: TableDefinition) -> None:
         _check_rule(rule, schema.field(name).type, at)
 
 
-def _column(column: pa.Field, index: int) -> pa.Field:
-    at = f"table.schema.fields[{index}]"
+def column_of(column: pa.Field, field_id: int, at: str) -> pa.Field:
+    """As it is stored. `at` names the request's field. Raises FieldInvalid, UnsupportedType."""
     if not _NAME.fullmatch(column.name):
         own = column.name.startswith("_")
         why = "names that begin with `_` are storage's" if own else "a column's name matches [a-z][a-z0-9_]{0,62}"
         raise errors.FieldInvalid(why, field=f"{at}.name")
+    metadata = {key: value for key, value in (column.metadata or {}).items() if not key.startswith(b"PARQUET:")}
+    metadata[FIELD_ID] = str(field_id).encode()
+    return pa.field(column.name, storable_type(column, at), column.nullable, metadata)
+
+
+def storable_type(column: pa.Field, at: str) -> pa.DataType:
+    """The type that a column's values have in the files. Raises UnsupportedType."""
     kind = canonical_field(column).type
     for inner in _plain_types(kind):
         if pa.types.is_time(inner) or pa.types.is_duration(inner):
@@ -176,9 +217,7 @@ def _column(column: pa.Field, index: int) -> pa.Field:
             )
     if nesting(kind) > 8:
         raise errors.UnsupportedType(f"column `{column.name}`: nested deeper than 8 levels", field=f"{at}.type")
-    metadata = {key: value for key, value in (column.metadata or {}).items() if not key.startswith(b"PARQUET:")}
-    metadata[FIELD_ID] = str(index + 1).encode()
-    return pa.field(column.name, _stored_type(kind), column.nullable, metadata)
+    return _stored_type(kind)
 
 
 def _plain_types(kind: pa.DataType) -> list[pa.DataType]:
@@ -198,6 +237,22 @@ def _stored_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(inner.name, _stored_type(inner.type), True) for inner in kind.fields])
     return kind
+
+
+def _check_sequence(definition: TableDefinition) -> None:
+    if definition.native_lookup and not definition.primary_key:
+        raise errors.FieldInvalid("a table without a primary key has no keys to look up", field="table.native_lookup")
+    if not (name := definition.sequence_column):
+        return
+    kind = definition.schema.field(name).type if name in definition.schema.names else pa.null()
+    tests = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    if not any(test(kind) for test in tests):
+        raise errors.FieldInvalid(
+            "the sequence column is an integer, decimal, date or time column of the table",
+            field="table.sequence_column",
+        )
+    if not definition.primary_key:
+        raise errors.FieldInvalid("a sequence orders the rows of one primary key", field="table.sequence_column")
 
 
 def _check_rule(rule: ColumnRule, kind: pa.DataType, at: str) -> None:

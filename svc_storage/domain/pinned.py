@@ -34,7 +34,7 @@ class Pinned:
 async def pin(view: TableView, scan: Scan, version: Version) -> Pinned:
     """Raises FieldInvalid (column, predicate, time range, after_version), VersionExpired, VersionInFuture, ChangesNotAppendOnly."""
     snapshot = await view.snapshot(version)
-    columns = _columns(scan.columns, snapshot.schema)
+    columns = chosen_columns(scan.columns, snapshot.schema)
     files = _files(view, scan, snapshot)
     wanted = _filter(scan, snapshot.schema, view.event_time_column)
     return Pinned(
@@ -50,7 +50,8 @@ async def pin(view: TableView, scan: Scan, version: Version) -> Pinned:
     )
 
 
-def _columns(asked: Sequence[str], schema: pa.Schema) -> Sequence[str]:
+def chosen_columns(asked: Sequence[str], schema: pa.Schema) -> Sequence[str]:
+    """The named columns, or all but storage's own. Raises FieldInvalid."""
     if not asked:
         return [name for name in schema.names if not name.startswith("_")]
     for index, name in enumerate(asked):

@@ -5,21 +5,26 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from millrace.storage.v1 import storage_pb2_grpc as grpc_pb
+from svc_storage.domain.lookup import Lookups
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.reads import Reads
 from svc_storage.domain.tables import Tables
 from svc_storage.ports import Clock
 from svc_storage.servicers.append import AppendRpcs
+from svc_storage.servicers.lookup import LookupRpcs
 from svc_storage.servicers.reads import ReadRpcs
 from svc_storage.servicers.tables import TableRpcs
 from svc_storage.servicers.watch import WatchRpcs
 
 
-class StorageServicer(TableRpcs, AppendRpcs, ReadRpcs, WatchRpcs, grpc_pb.StorageServiceServicer):
+class StorageServicer(TableRpcs, AppendRpcs, ReadRpcs, LookupRpcs, WatchRpcs, grpc_pb.StorageServiceServicer):
     """`pool`: threads for encoding rows."""
 
-    def __init__(self, *, tables: Tables, opened: Opened, reads: Reads, clock: Clock, pool: Executor) -> None:
+    def __init__(
+        self, *, tables: Tables, opened: Opened, reads: Reads, lookups: Lookups, clock: Clock, pool: Executor
+    ) -> None:
         TableRpcs.__init__(self, tables, opened)
         AppendRpcs.__init__(self, opened, clock)
         ReadRpcs.__init__(self, reads, clock, pool)
+        LookupRpcs.__init__(self, lookups, pool)
         WatchRpcs.__init__(self, opened, clock)

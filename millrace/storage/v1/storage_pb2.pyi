@@ -112,6 +112,7 @@ class Table(_message.Message):
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     EVENT_TIME_HIGH_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_COLUMN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`namespaces/{namespace}/tables/{table}`; both `[a-z][a-z0-9_]{0,62}`."""
     uid: _builtins.str
@@ -134,13 +135,17 @@ class Table(_message.Message):
     """Rows in `T$dead_letters`."""
     owner: _builtins.str
     """The principal that created it."""
+    sequence_column: _builtins.str
+    """The column that orders the rows of one primary key: of two the one with the higher value is the newer. An integer, decimal, date or
+    time column; needs a primary key. Empty: rows are as new as their commit. It cannot be changed once it is set.
+    """
     @_builtins.property
     def schema(self) -> _types_pb2.Schema:
         """Its columns, at least one; names that begin with `_` are refused."""
 
     @_builtins.property
     def primary_key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Columns that name a row; informative for AppendRows, which does not enforce uniqueness."""
+        """Columns that name a row: what LookupRows finds it by and MergeRows replaces it by. AppendRows does not enforce uniqueness."""
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ColumnRule]:
@@ -178,10 +183,11 @@ class Table(_message.Message):
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         event_time_high: _timestamp_pb2.Timestamp | None = ...,
         owner: _builtins.str = ...,
+        sequence_column: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "event_time_high", b"event_time_high", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "owner", b"owner", "primary_key", b"primary_key", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "owner", b"owner", "primary_key", b"primary_key", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "sequence_column", b"sequence_column", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

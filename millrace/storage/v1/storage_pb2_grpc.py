@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from millrace.storage.v1 import lookup_pb2 as millrace_dot_storage_dot_v1_dot_lookup__pb2
 from millrace.storage.v1 import storage_pb2 as millrace_dot_storage_dot_v1_dot_storage__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -79,6 +80,11 @@ class StorageServiceStub:
                 '/millrace.storage.v1.StorageService/ListSplitFiles',
                 request_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesRequest.SerializeToString,
                 response_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesResponse.FromString,
+                _registered_method=True)
+        self.LookupRows = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/LookupRows',
+                request_serializer=millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsResponse.FromString,
                 _registered_method=True)
         self.WatchTable = channel.unary_stream(
                 '/millrace.storage.v1.StorageService/WatchTable',
@@ -173,6 +179,14 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LookupRows(self, request, context):
+        """Rows by primary key, a batch of keys at a time, at a version. INVALID_ARGUMENT NO_PRIMARY_KEY: read it with a predicate instead;
+        RESOURCE_EXHAUSTED RESULT_TOO_LARGE: ask for fewer keys or columns; OUT_OF_RANGE VERSION_EXPIRED: ask for the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTable(self, request, context):
         """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
         VERSION_EXPIRED: read in full, watch from there.
@@ -235,6 +249,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.ListSplitFiles,
                     request_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesRequest.FromString,
                     response_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesResponse.SerializeToString,
+            ),
+            'LookupRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookupRows,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsResponse.SerializeToString,
             ),
             'WatchTable': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTable,
@@ -491,6 +510,33 @@ class StorageService:
             '/millrace.storage.v1.StorageService/ListSplitFiles',
             millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesRequest.SerializeToString,
             millrace_dot_storage_dot_v1_dot_storage__pb2.ListSplitFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookupRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/LookupRows',
+            millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_lookup__pb2.LookupRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

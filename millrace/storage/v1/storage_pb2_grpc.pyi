@@ -5,6 +5,7 @@ Named, typed, versioned tables: appended exactly once, read at a version, watche
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from millrace.storage.v1 import lookup_pb2 as _lookup_pb2
 from millrace.storage.v1 import storage_pb2 as _storage_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -71,6 +72,10 @@ class StorageServiceStub:
     """The files behind a DIRECT split, for engines that read Parquet themselves; then one message with `end`. FAILED_PRECONDITION BACKEND_CAPABILITY
     when the caller may not: use ReadRows.
     """
+    LookupRows: _grpc.UnaryUnaryMultiCallable[_lookup_pb2.LookupRowsRequest, _lookup_pb2.LookupRowsResponse]
+    """Rows by primary key, a batch of keys at a time, at a version. INVALID_ARGUMENT NO_PRIMARY_KEY: read it with a predicate instead;
+    RESOURCE_EXHAUSTED RESULT_TOO_LARGE: ask for fewer keys or columns; OUT_OF_RANGE VERSION_EXPIRED: ask for the newest.
+    """
     WatchTable: _grpc.UnaryStreamMultiCallable[_storage_pb2.WatchTableRequest, _storage_pb2.WatchTableResponse]
     """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
     VERSION_EXPIRED: read in full, watch from there.
@@ -120,6 +125,10 @@ class StorageServiceAsyncStub(StorageServiceStub):
     ListSplitFiles: _aio.UnaryStreamMultiCallable[_storage_pb2.ListSplitFilesRequest, _storage_pb2.ListSplitFilesResponse]  # type: ignore[assignment]
     """The files behind a DIRECT split, for engines that read Parquet themselves; then one message with `end`. FAILED_PRECONDITION BACKEND_CAPABILITY
     when the caller may not: use ReadRows.
+    """
+    LookupRows: _aio.UnaryUnaryMultiCallable[_lookup_pb2.LookupRowsRequest, _lookup_pb2.LookupRowsResponse]  # type: ignore[assignment]
+    """Rows by primary key, a batch of keys at a time, at a version. INVALID_ARGUMENT NO_PRIMARY_KEY: read it with a predicate instead;
+    RESOURCE_EXHAUSTED RESULT_TOO_LARGE: ask for fewer keys or columns; OUT_OF_RANGE VERSION_EXPIRED: ask for the newest.
     """
     WatchTable: _aio.UnaryStreamMultiCallable[_storage_pb2.WatchTableRequest, _storage_pb2.WatchTableResponse]  # type: ignore[assignment]
     """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
@@ -221,6 +230,16 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
         """The files behind a DIRECT split, for engines that read Parquet themselves; then one message with `end`. FAILED_PRECONDITION BACKEND_CAPABILITY
         when the caller may not: use ReadRows.
+        """
+
+    @_abc_1.abstractmethod
+    def LookupRows(
+        self,
+        request: _lookup_pb2.LookupRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lookup_pb2.LookupRowsResponse, _abc.Awaitable[_lookup_pb2.LookupRowsResponse]]:
+        """Rows by primary key, a batch of keys at a time, at a version. INVALID_ARGUMENT NO_PRIMARY_KEY: read it with a predicate instead;
+        RESOURCE_EXHAUSTED RESULT_TOO_LARGE: ask for fewer keys or columns; OUT_OF_RANGE VERSION_EXPIRED: ask for the newest.
         """
 
     @_abc_1.abstractmethod

@@ -113,6 +113,7 @@ def committed(ack: Ack) -> pb.AppendRowsResponse:
             rows_duplicate=ack.rows_duplicate,
             sample=sample,
             position=position(ack.positions, ack.event_time_high_us) if covered else None,
+            schema=None if ack.schema is None else schema_to_proto(ack.schema),
         )
     )
 

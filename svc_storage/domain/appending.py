@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,6 +18,7 @@ from svc_storage.domain.contract import BadRow, Checked
 from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.group import SAMPLE, Ack, Pending, Waiter
+from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.writers import KEPT_MARKS, Verdict, judge
 from svc_storage.ports import BatchMark, Version, WriterState
 
@@ -54,6 +56,13 @@ class Incoming:
     dead: tuple[ClientDeadLetter, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaAccepted:
+    """The table's columns are as wished."""
+
+    schema: pa.Schema
+
+
 class Desk(Protocol):
     """Where a stream hands in its batches: the table's committer, or a rehearsal of it."""
 
@@ -64,6 +73,9 @@ class Desk(Protocol):
         """Waits while the group is full."""
 
     def submit(self, entry: Pending) -> None: ...
+
+    async def change_schema(self, change: SchemaChange) -> TableDefinition:
+        """The table with the columns as wished, durably. Raises as `schema_change.evolve`."""
 
     def hurry(self, stream: Waiter) -> None:
         """Commit what this stream has waiting, now."""
@@ -95,6 +107,8 @@ class AppendStream:
         self._unacked_bytes = self._unacked_batches = self._duplicates = 0
         self._failure: errors.MillraceError | None = None
         self._ack: Ack | None = None
+        self._accepted: deque[SchemaAccepted] = deque()
+        self._told_schema_id = desk.definition.schema_id
         self._changed = asyncio.Event()  # an ack, a failure, or the end
         self._finished = self._closed = False
 
@@ -110,6 +124,19 @@ class AppendStream:
             await self.settle()
             refused.metadata["next_offset"] = str(self.next_offset)
             raise
+
+    async def change_schema(self, change: SchemaChange) -> None:
+        """Commits what was appended so far, then changes the columns; `next_event` tells it. Raises as `append`."""
+        self._check_live()
+        await self.settle()
+        try:
+            definition = await self._desk.change_schema(change)
+        except (errors.FixRequest, errors.Reload) as refused:
+            refused.metadata["next_offset"] = str(self.next_offset)
+            raise
+        self._told_schema_id = definition.schema_id
+        self._accepted.append(SchemaAccepted(definition.schema))
+        self._changed.set()
 
     async def end_with(self, reason: errors.MillraceError) -> None:
         """Commits what was appended so far, then ends the stream with `reason`; one that failed already keeps its own."""
@@ -148,14 +175,16 @@ class AppendStream:
         self._changed.set()
 
     # -- the acknowledging side ---------------------------------------------------------------------------------------
-    async def next_event(self, timeout_s: float) -> Ack | None:
-        """The next cumulative ack; None after `timeout_s` without one, or once all is acknowledged (`ended`).
+    async def next_event(self, timeout_s: float) -> Ack | SchemaAccepted | None:
+        """The next cumulative ack, or the answer to a change of columns; None after `timeout_s` without one, or once all is acknowledged (`ended`).
 
         Raises what ended the stream, after the last ack."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._ack is None and self._failure is None and not self._finished:
+                while self._silent and self._failure is None and not self._finished:
                     await self._wait()
+        if self._ack is None and self._accepted:
+            return self._accepted.popleft()
         ack, self._ack = self._ack, None
         if ack is None:
             self._check_live()
@@ -164,7 +193,16 @@ class AppendStream:
     @property
     def ended(self) -> bool:
         """All is committed and told."""
-        return self._finished and self._ack is None
+        return self._finished and self._silent
+
+    @property
+    def _silent(self) -> bool:
+        return self._ack is None and not self._accepted
+
+    @property
+    def definition(self) -> TableDefinition:
+        """What the next batch is judged by."""
+        return self._desk.definition
 
     def close(self) -> None:
         """Drops what is not committed. Safe to repeat."""
@@ -184,7 +222,7 @@ class AppendStream:
             self.last_version = ack.version
         self.next_offset = ack.next_offset
         known, self._duplicates = self._duplicates, 0
-        self._ack = replace(ack, rows_duplicate=known).after(self._ack)
+        self._ack = replace(ack, rows_duplicate=known, schema=self._news_of_schema()).after(self._ack)
         self._changed.set()
 
     def fail(self, failure: errors.MillraceError) -> None:
@@ -194,6 +232,13 @@ class AppendStream:
         self._changed.set()
 
     # -----------------------------------------------------------------------------------------------------------------
+    def _news_of_schema(self) -> pa.Schema | None:
+        definition = self._desk.definition
+        if definition.schema_id == self._told_schema_id:
+            return None
+        self._told_schema_id = definition.schema_id
+        return definition.schema
+
     async def _append(self, incoming: Incoming) -> None:
         self._check_live()
         _check_positions(incoming.positions)

@@ -13,16 +13,22 @@ from millrace import errors
 from svc_storage.domain import dead_letters
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.group import Pending
+from svc_storage.domain.schema_change import reshape
 from svc_storage.ports import Commit, CommitKind, DataFile, DeadLetterFile, Snapshot, TableFiles, WriterState
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The group's rows and dead letters, durable but not yet part of the table. `time_us`: their `_ingested_at`."""
+    """The group's rows and dead letters, durable but not yet part of the table. `time_us`: their `_ingested_at`. `schema_id`: their columns."""
 
     time_us: int
+    schema_id: int
     rows: tuple[DataFile, ...]
     dead: tuple[DeadLetterFile, ...]
+
+
+class OtherColumns(Exception):
+    """The table's columns changed between writing the files and committing them."""
 
 
 async def write_files(
@@ -37,13 +43,32 @@ async def write_files(
         letters = (DeadLetterFile(file.path, file.size_bytes, file.row_count),)
     rows: tuple[DataFile, ...] = ()
     if any(entry.rows.num_rows for entry in entries):
-        stamped = _stamped(entries, definition.stored_schema, time_us)
+        stamped = _stamped(entries, definition, time_us)
         rows = (await files.write(new_name(0), stamped, definition.stored_schema),)
-    return Written(time_us, rows, letters)
+    return Written(time_us, definition.schema_id, rows, letters)
+
+
+class WriterMoved(Exception):
+    """Another replica moved a writer since its batches were judged: the group is decided anew."""
+
+
+def refusal(entry: Pending, state: WriterState | None) -> errors.MillraceError | None:
+    """Why a batch does not follow what is stored of its writer; None when it does (contracts.md W2, W3)."""
+    if state is None or state.epoch != entry.stream.epoch:
+        return errors.WriterFenced("another process moved this writer", hint="stop")
+    if state.next_offset == entry.mark.offset:
+        return None
+    where = {"next_offset": str(state.next_offset)}
+    return errors.OffsetOverlap(
+        "another stream of this writer stored rows meanwhile", metadata=where, hint="open again, send from opened.next_offset"
+    )  # fmt: skip
 
 
 def commit_of(entries: Sequence[Pending], written: Written, head: Snapshot) -> Commit:
-    """The commit as the successor of `head`. Raises WriterFenced when a writer moved on since its batches were judged."""
+    """The commit as the successor of `head`. Raises WriterMoved when a writer moved on since its batches were judged, OtherColumns when
+    the files are in older columns than the table is."""
+    if written.rows and written.schema_id != head.schema_id:
+        raise OtherColumns
     moved: dict[str, WriterState] = {}
     for entry in entries:
         moved[entry.stream.writer] = _advanced(entry, moved.get(entry.stream.writer), head.writers)
@@ -51,7 +76,8 @@ def commit_of(entries: Sequence[Pending], written: Written, head: Snapshot) -> C
     return Commit(
         id=str(uuid.uuid4()),
         kind=CommitKind.APPEND,
-        time_us=written.time_us,
+        schema_id=written.schema_id,
+        time_us=max(written.time_us, head.time_us),  # another replica's clock may be ahead
         adds=tuple(replace(file, added_in=head.version + 1) for file in written.rows),
         writers=moved,
         dead_letters=tuple(replace(file, added_in=head.version + 1) for file in written.dead),
@@ -68,8 +94,8 @@ def new_name(level: int) -> str:
 def _advanced(entry: Pending, within: WriterState | None, stored: Mapping[str, WriterState]) -> WriterState:
     stream = entry.stream
     base = within or stored.get(stream.writer)
-    if base is None or base.epoch != stream.epoch or base.next_offset != entry.mark.offset:
-        raise errors.WriterFenced("another process moved this writer", hint="stop")
+    if base is None or refusal(entry, base) is not None:
+        raise WriterMoved
     highs = [high for high in (base.event_time_high_us, entry.event_time_high_us) if high is not None]
     marks = within.marks if within else ()  # of this commit only
     return WriterState(
@@ -83,10 +109,10 @@ def _advanced(entry: Pending, within: WriterState | None, stored: Mapping[str, W
     )
 
 
-def _stamped(entries: Sequence[Pending], schema: pa.Schema, time_us: int) -> Iterator[pa.RecordBatch]:
+def _stamped(entries: Sequence[Pending], definition: TableDefinition, time_us: int) -> Iterator[pa.RecordBatch]:
     stamp = pa.scalar(time_us, pa.timestamp("us", "UTC"))
+    schema = definition.stored_schema
     for entry in entries:
         if entry.rows.num_rows:
-            yield pa.RecordBatch.from_arrays(
-                [*entry.rows.columns, pa.repeat(stamp, entry.rows.num_rows)], schema=schema
-            )
+            columns = reshape(entry.rows, definition.schema).columns  # they may have changed since the batch was judged
+            yield pa.RecordBatch.from_arrays([*columns, pa.repeat(stamp, entry.rows.num_rows)], schema=schema)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import uuid
 from collections import deque
@@ -19,12 +20,15 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import assembly, contract
+from svc_storage.domain import assembly, contract, evolving
 from svc_storage.domain.appending import AppendStream, OpenRequest
 from svc_storage.domain.contract import Checked
 from svc_storage.domain.definition import TableDefinition
+from svc_storage.domain.following import Following
 from svc_storage.domain.group import SAMPLE, Ack, Group, Pace, Pending, Waiter
+from svc_storage.domain.landing import Landing, follows
 from svc_storage.domain.rehearsal import Rehearsal
+from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.versions import LogView
 from svc_storage.domain.writers import EpochClaim, check_lease, check_writer_id, take_epoch
 from svc_storage.ports import (
@@ -34,6 +38,8 @@ from svc_storage.ports import (
     CommitLog,
     Committed,
     LeaseCheck,
+    Proposal,
+    Snapshot,
     TableFiles,
     Version,
     VersionTaken,
@@ -43,29 +49,28 @@ from svc_storage.ports import (
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 ATTEMPTS = 5
-RESOLVE_S = 30.0
 
 
 class Committer:
-    """Start it with `start`, end it with `close`. `published` is called after each new version, on the event loop."""
+    """Start it with `start`, end it with `close`. `following` moves `view`, `landing` puts commits into the log."""
 
     def __init__(
         self,
         *,
-        log: CommitLog,
+        landing: Landing,
+        following: Following,
         files: TableFiles,
         view: LogView,
         definition: TableDefinition,
         leases: LeaseCheck,
         clock: Clock,
-        published: Callable[[], None],
     ) -> None:
-        self.definition = definition
+        self._declared = self._definition = definition
         self.files = files
-        self.log = log
         self.view = view
         self.commits = self.rows = 0  # since the table was opened
-        self._leases, self._clock, self._published = leases, clock, published
+        self._leases, self._clock = leases, clock
+        self.landing, self._following = landing, following
         self._streams: dict[str, AppendStream] = {}
         self._group = Group()
         self._pace = Pace()
@@ -73,12 +78,12 @@ class Committer:
         self._answers: set[Waiter] = set()
         self._wake = asyncio.Event()
         self._emptied = asyncio.Event()  # a full group was taken
-        self._unsure = False  # a commit's outcome is not known yet
         self._ending: errors.MillraceError | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="committer")
+        # In no request's context: the caller who opened the table is not who commits to it.
+        self._task = asyncio.create_task(self._run(), name="committer", context=contextvars.Context())
 
     async def close(self, reason: errors.MillraceError, *, commit_rest: bool = True) -> None:
         """Commits what waits (unless told not to), ends every stream with `reason`, then the task."""
@@ -90,6 +95,22 @@ class Committer:
             self._wake.set()
         if self._task is not None:
             await asyncio.wait([self._task])
+
+    @property
+    def definition(self) -> TableDefinition:
+        """With the columns of the newest version, whoever changed them."""
+        head = self.view.head
+        if self._definition.schema_id != head.schema_id:
+            self._definition = self._declared.at(head.schema, head.schema_id)
+        return self._definition
+
+    @definition.setter
+    def definition(self, new: TableDefinition) -> None:
+        self._declared = self._definition = new
+
+    @property
+    def log(self) -> CommitLog:
+        return self.landing.log
 
     @property
     def stream_count(self) -> int:
@@ -118,18 +139,47 @@ class Committer:
 
     async def commit(self, make: Callable[[], Commit]) -> Committed:
         """Within a turn: commits what `make` says, called again after a lost race. Raises CommitConflict, OutcomeUnknown, …"""
+        return await self._commit(make, self.landing.land)
+
+    async def take(self, proposal: Proposal) -> Version:
+        """Another replica's commit, by this one, whatever the lease says. One that is in the log gets the version it has.
+
+        Raises WriterFenced and CommitConflict when it does not follow the newest version, and what `turn` and the log raise."""
+
+        async def append() -> Version:
+            if found := self.view.committed(proposal.commit.id):
+                return found.version
+            done = await self._commit(lambda: follows(proposal, self.view.head), self._append)
+            return done.version
+
+        return await self.turn(append)
+
+    async def _append(self, commit: Commit) -> Committed:
+        return await self.landing.append(commit, after=self.view.head.version)
+
+    async def _commit(self, make: Callable[[], Commit], land: Callable[[Commit], Awaitable[Committed]]) -> Committed:
+        tried: list[str] = []
         for _ in range(ATTEMPTS):
-            if self._unsure:
+            if self.landing.unsure:
                 await self._refresh()
+            if found := self._landed(tried):
+                return found
             commit = make()
+            tried.append(commit.id)
             try:
-                version = await self._append(commit)
+                committed = await land(commit)
             except VersionTaken:
                 await self._refresh()
                 continue
             failpoint("storage.before_publish")
-            return await self._publish(Committed(version, commit))
+            return await self._publish(committed)
+        if found := self._landed(tried):
+            return found
         raise errors.CommitConflict("another process kept winning the race for the next version", retry_after_ms=200)
+
+    def _landed(self, tried: Sequence[str]) -> Committed | None:
+        """A try that lost its answer and not its race."""
+        return next((found for id in tried if (found := self.view.committed(id))), None)
 
     # -- Desk ---------------------------------------------------------------------------------------------------------
     async def room(self) -> None:
@@ -160,6 +210,9 @@ class Committer:
         self._answers.discard(stream)
         if self._streams.get(stream.writer) is stream:
             del self._streams[stream.writer]
+
+    async def change_schema(self, change: SchemaChange, *, at: str = "schema_change") -> TableDefinition:
+        return await evolving.change_schema(self, change, now_us=self._clock.now_us, at=at)
 
     async def check(self, rows: pa.RecordBatch, *, aside: bool) -> Checked:
         if aside:
@@ -231,12 +284,7 @@ class Committer:
         started_s = self._clock.monotonic_s()
         try:
             await self._check_leases(group)
-            entries = [entry for entry in group.entries if entry.stream.live]
-            if not entries:
-                return
-            time_us = max(self._clock.now_us(), self.view.head.time_us)
-            written = await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
-            committed = await self.commit(lambda: assembly.commit_of(entries, written, self.view.head))
+            entries, committed = await self._commit_entries([entry for entry in group.entries if entry.stream.live])
         except errors.MillraceError as error:
             _fail(group.entries, error)
             return
@@ -244,11 +292,40 @@ class Committer:
             _log.exception("a commit failed unexpectedly")
             _fail(group.entries, errors.Unexpected("the commit failed"))
             return
+        if committed is None:
+            return
         self.commits += 1
         self.rows += committed.commit.rows_added
         self._pace.note(self._clock.monotonic_s() - started_s)
         failpoint("storage.before_ack")
         self._acknowledge(entries, committed)
+
+    async def _commit_entries(self, entries: Sequence[Pending]) -> tuple[Sequence[Pending], Committed | None]:
+        """What was committed of them: streams that do not follow what is stored any more end alone."""
+        for _ in range(ATTEMPTS):
+            if not entries:
+                return (), None
+            time_us = max(self._clock.now_us(), self.view.head.time_us)
+            written = await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
+            make = _maker(entries, written, lambda: self.view.head)
+            try:
+                return entries, await self.commit(make)
+            except assembly.WriterMoved:
+                await self.files.remove([*(file.path for file in written.rows), *(file.path for file in written.dead)])
+                entries = self._still_following(entries)
+            except assembly.OtherColumns:  # another replica changed them: the files are written anew
+                await self.files.remove([*(file.path for file in written.rows), *(file.path for file in written.dead)])
+        raise errors.CommitConflict("other replicas kept moving these writers", retry_after_ms=200)
+
+    def _still_following(self, entries: Sequence[Pending]) -> Sequence[Pending]:
+        """Without the streams whose writer another replica moved; those end."""
+        first: dict[Waiter, Pending] = {}
+        for entry in entries:
+            first.setdefault(entry.stream, entry)
+        for stream, entry in first.items():
+            if refused := assembly.refusal(entry, self.view.head.writers.get(stream.writer)):
+                stream.fail(refused)
+        return [entry for entry in entries if entry.stream.live]
 
     async def _check_leases(self, group: Group) -> None:
         for stream in {entry.stream for entry in group.entries if entry.stream.lease}:
@@ -257,37 +334,18 @@ class Committer:
             except errors.LeaseLost as lost:
                 stream.fail(lost)
 
-    async def _append(self, commit: Commit) -> Version:
-        """Resolves an unknown outcome by reading, for up to 30 s. Raises VersionTaken also when it turns out not to have happened."""
-        after = self.view.head.version
-        try:
-            return await self.log.append(commit, after=after)
-        except errors.OutcomeUnknown as unknown:
-            self._unsure = True
-            started_s = self._clock.monotonic_s()
-            while self._clock.monotonic_s() - started_s < RESOLVE_S:
-                with contextlib.suppress(errors.OutcomeUnknown, errors.RetryLater):
-                    for found in await self.log.read_after(after):
-                        if found.commit.id == commit.id:
-                            return found.version
-                    raise VersionTaken from unknown
-                await asyncio.sleep(0.2)
-            raise
-
     async def _refresh(self) -> None:
         """Takes in what others committed, and what of ours turned out to have happened."""
-        for committed in await self.log.read_after(self.view.head.version):
-            self.view.publish(committed)
-        self._unsure = False
-        self._published()
+        await self._following.look()
+        self.landing.unsure = False
 
     async def _publish(self, committed: Committed) -> Committed:
-        if committed.version != self.view.head.version + 1:  # others' commits came between
+        head = self.view.head.version
+        if committed.version == head + 1:
+            self._following.publish(committed)
+        elif committed.version > head:  # others' commits came between
             await self._refresh()
-            return committed
-        self.view.publish(committed)
-        self._unsure = False
-        self._published()
+        self.landing.unsure = False
         return committed
 
     def _acknowledge(self, entries: Sequence[Pending], committed: Committed) -> None:
@@ -314,8 +372,14 @@ class Committer:
 
     # -- opening a stream ---------------------------------------------------------------------------------------------
     async def _open(self, request: OpenRequest) -> AppendStream:
-        if self._unsure:
-            await self._refresh()
+        if self.landing.unsure or self._following.shared:
+            await self._refresh()  # W1: an equal epoch costs no commit, only a fresh read
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(assembly.WriterMoved):
+                return await self._open_once(request)
+        raise errors.CommitConflict("other replicas kept moving this writer", retry_after_ms=200)
+
+    async def _open_once(self, request: OpenRequest) -> AppendStream:
         lease_epoch = await self._leases.current_epoch(request.lease) if request.lease else 0
         stored = self.view.head.writers.get(request.writer)
         claim = EpochClaim(request.epoch, request.principal, request.lease, lease_epoch)
@@ -328,18 +392,18 @@ class Committer:
         if state is not stored:
             if request.lease:
                 await self._leases.raise_floor(request.lease, state.epoch)
-            await self._fence(request.writer, state)
+            await self._fence(request.writer, state, stored)
         stream = AppendStream(self, request, self.view.head.writers[request.writer], self.view.head.version)
         self._streams[request.writer] = stream
         return stream
 
-    async def _fence(self, writer: str, state: WriterState) -> None:
-        before = self.view.head.writers.get(writer)
+    async def _fence(self, writer: str, state: WriterState, before: WriterState | None) -> None:
+        """Raises WriterMoved when another replica moved the writer from `before`."""
 
         def make() -> Commit:
             head = self.view.head
             if head.writers.get(writer) != before:
-                raise errors.WriterFenced("another process moved this writer", hint="open again")
+                raise assembly.WriterMoved
             time_us = max(self._clock.now_us(), head.time_us)
             return Commit(
                 id=str(uuid.uuid4()), kind=CommitKind.FENCE, time_us=time_us, writers={writer: replace(state, marks=())}
@@ -347,6 +411,10 @@ class Committer:
 
         failpoint("storage.before_fence")
         await self.commit(make)
+
+
+def _maker(entries: Sequence[Pending], written: assembly.Written, head: Callable[[], Snapshot]) -> Callable[[], Commit]:
+    return lambda: assembly.commit_of(entries, written, head())
 
 
 def _close_unheard(opening: asyncio.Future[AppendStream]) -> None:

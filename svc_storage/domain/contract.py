@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from millrace import errors
 from millrace.arrow.types import MAX_MICROS, MICROS_PER_DAY, MIN_MICROS, canonical, cast_exactly, check_values
 from svc_storage.domain.definition import ColumnRule, TableDefinition
+from svc_storage.domain.schema_change import widens
 
 RAW_LIMIT = 64 * 1024
 CUT_MARK = b"...cut"
@@ -104,7 +105,7 @@ def _convert(values: pa.Array, field: pa.Field) -> pa.Array:
         return pa.nulls(len(values), field.type)
     travelling = canonical(values.type, where=field.name)
     values = cast_exactly(values, travelling, where=field.name)
-    if not _fits(travelling, field.type):
+    if not widens(travelling, field.type):
         raise errors.SchemaMismatch(
             f"column `{field.name}` is {field.type}, the batch has {travelling}",
             field="batch.batch",
@@ -113,38 +114,6 @@ def _convert(values: pa.Array, field: pa.Field) -> pa.Array:
     if pa.types.is_nested(field.type):
         check_values(values, where=field.name)
     return cast_exactly(values, field.type, where=field.name)
-
-
-def _fits(have: pa.DataType, want: pa.DataType) -> bool:
-    """Every value of `have` is one of `want`."""
-    types = pa.types
-    if have.equals(want):
-        return True
-    if types.is_integer(have):
-        if types.is_integer(want):
-            return bool(have.bit_width <= want.bit_width)
-        digits = {8: 3, 16: 5, 32: 10, 64: 19}[have.bit_width]
-        return bool(types.is_decimal(want) and want.precision - want.scale >= digits)
-    if types.is_floating(have):
-        return bool(types.is_floating(want) and have.bit_width <= want.bit_width)
-    if types.is_decimal(have) and types.is_decimal(want):
-        return bool(have.scale <= want.scale and have.precision - have.scale <= want.precision - want.scale)
-    if types.is_timestamp(have) and types.is_timestamp(want):
-        return (have.tz is None) == (want.tz is None)
-    return _fits_nested(have, want)
-
-
-def _fits_nested(have: pa.DataType, want: pa.DataType) -> bool:
-    types = pa.types
-    if types.is_list(have) and types.is_list(want):
-        return _fits(have.value_type, want.value_type)
-    if types.is_map(have) and types.is_map(want):
-        return _fits(have.key_type, want.key_type) and _fits(have.item_type, want.item_type)
-    if types.is_struct(have) and types.is_struct(want):
-        return [field.name for field in have.fields] == [field.name for field in want.fields] and all(
-            _fits(mine.type, theirs.type) for mine, theirs in zip(have.fields, want.fields, strict=True)
-        )
-    return False
 
 
 def _broken(values: pa.Array, column: pa.Field, rule: ColumnRule | None) -> Iterator[tuple[pa.Array, str, str]]:

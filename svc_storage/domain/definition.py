@@ -37,12 +37,16 @@ class ColumnRule:
     allowed: tuple[Any, ...] = ()
 
     def in_type(self, kind: pa.DataType) -> ColumnRule:
-        """The same bounds as values of a type that holds them exactly."""
+        """The same bounds as values of another type of the column; one that the type cannot reach bounds nothing."""
 
         def of(value: Any) -> Any:
-            return None if value is None else pa.scalar(value, kind).as_py()
+            try:
+                return None if value is None else pa.scalar(value, kind).as_py()
+            except (pa.ArrowInvalid, OverflowError):
+                return None
 
-        return ColumnRule(of(self.minimum), of(self.maximum), tuple(of(value) for value in self.allowed))
+        allowed = tuple(value for value in map(of, self.allowed) if value is not None)
+        return ColumnRule(of(self.minimum), of(self.maximum), allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

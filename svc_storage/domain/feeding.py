@@ -9,6 +9,7 @@ from enum import Enum
 
 from millrace import errors
 from svc_storage.domain.appending import AppendStream, Incoming
+from svc_storage.domain.schema_change import SchemaChange
 
 
 class Signal(Enum):
@@ -21,7 +22,7 @@ class Signal(Enum):
 @asynccontextmanager
 async def feeding(
     stream: AppendStream,
-    frames: AsyncIterator[Incoming | Signal],
+    frames: AsyncIterator[Incoming | SchemaChange | Signal],
     *,
     until: Awaitable[None],
     reason: Callable[[], errors.MillraceError],
@@ -39,7 +40,7 @@ async def feeding(
         await asyncio.wait([feed, end], timeout=1.0)
 
 
-async def _feed(stream: AppendStream, frames: AsyncIterator[Incoming | Signal]) -> None:
+async def _feed(stream: AppendStream, frames: AsyncIterator[Incoming | SchemaChange | Signal]) -> None:
     """Ends with FINISH, or fails the stream with what was wrong; then all that came before it is committed first."""
     try:
         async for frame in frames:
@@ -48,6 +49,8 @@ async def _feed(stream: AppendStream, frames: AsyncIterator[Incoming | Signal]) 
                 return
             if isinstance(frame, Incoming):
                 await stream.append(frame)
+            elif isinstance(frame, SchemaChange):
+                await stream.change_schema(frame)
             else:
                 stream.flush()
         abandoned = "the stream ended without `finish`: what was not committed is dropped"

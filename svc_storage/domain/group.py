@@ -32,6 +32,8 @@ class Ack:
     sample: tuple[BadRow, ...] = ()
     positions: Mapping[str, str] = field(default_factory=dict)
     event_time_high_us: int | None = None
+    schema: pa.Schema | None = None
+    """The table's columns, when they are others than the stream was told last."""
 
     def after(self, earlier: Ack | None) -> Ack:
         """This ack, standing for an unsent earlier one too."""
@@ -47,6 +49,7 @@ class Ack:
             sample=(*earlier.sample, *self.sample)[:SAMPLE],
             positions=self.positions,
             event_time_high_us=self.event_time_high_us,
+            schema=earlier.schema if self.schema is None else self.schema,
         )
 
 

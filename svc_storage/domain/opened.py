@@ -10,6 +10,10 @@ from millrace import errors
 from svc_storage.domain import dead_letters
 from svc_storage.domain.committer import Committer
 from svc_storage.domain.definition import DEAD_LETTERS, TableDefinition
+from svc_storage.domain.following import Following
+from svc_storage.domain.landing import Landing
+from svc_storage.domain.keys import KeyIndex, KeyIndexes
+from svc_storage.domain.leadership import Fleet
 from svc_storage.domain.plans import Plans
 from svc_storage.domain.versions import LogView
 from svc_storage.ports import (
@@ -33,23 +37,46 @@ class OpenTable:
     """A `TableView`, and what the write half needs beside it. Made by `Tables`, ended by `close`."""
 
     def __init__(
-        self, row: TableRow, log: CommitLog, files: TableFiles, view: LogView, leases: LeaseCheck, clock: Clock
+        self,
+        row: TableRow,
+        log: CommitLog,
+        files: TableFiles,
+        view: LogView,
+        *,
+        leases: LeaseCheck,
+        clock: Clock,
+        fleet: Fleet,
+        shared: bool,
+        indexes: KeyIndexes,
     ) -> None:
         self.row = row
+        self._indexes = indexes
+        self.shared = shared
+        self.leader = fleet.leader
         self.files = files
         self.log = log
         self.versions = view
-        self.plans = Plans(files, clock)
+        self.plans = Plans(files, clock, fleet.replica)
         self.deleted = False
         self._beyond = asyncio.Event()
+        self.following = Following(log, view, self._notify, shared=shared)
         self.committer = Committer(
-            log=log,
+            landing=Landing(
+                log=log,
+                view=view,
+                following=self.following,
+                leader=fleet.leader,
+                route=fleet.route if shared else None,
+                row=lambda: self.row,
+                clock=clock,
+            ),
+            following=self.following,
             files=files,
             view=view,
             definition=TableDefinition.from_json(row.body),
             leases=leases,
             clock=clock,
-            published=self._notify,
+            index_of=self.index_of,
         )
         self.committer.start()
         self.used_s = time.monotonic()
@@ -57,6 +84,10 @@ class OpenTable:
     @property
     def definition(self) -> TableDefinition:
         return self.committer.definition
+
+    def index_of(self, file: DataFile, keys: pa.Schema) -> KeyIndex:
+        """Blocking. Where the keys of one of its files stand."""
+        return self._indexes.get(self.row.uid, self.files, file, keys)
 
     def redefine(self, row: TableRow) -> None:
         """A new definition rules the next batch."""
@@ -75,9 +106,13 @@ class OpenTable:
     def oldest(self) -> Version:
         return self.versions.oldest
 
+    async def refresh(self) -> None:
+        await self.following.refresh()
+
     async def wait_beyond(self, version: Version) -> Version:
-        while not self.deleted and self.head <= version:
-            await self._beyond.wait()
+        with self.following.watched():
+            while not self.deleted and self.head <= version:
+                await self._beyond.wait()
         if self.deleted:
             raise _gone(self.row.name)
         return self.head
@@ -85,6 +120,8 @@ class OpenTable:
     async def snapshot(self, version: Version | None = None) -> Snapshot:
         if version is None:
             return self.versions.head
+        if version > self.head:
+            await self.refresh()
         try:
             return self.versions.at(version)
         except errors.VersionExpired:
@@ -107,6 +144,7 @@ class OpenTable:
 
     async def close(self, reason: errors.MillraceError, *, commit_rest: bool = True) -> None:
         await self.committer.close(reason, commit_rest=commit_rest)
+        await self.following.close()
         await self.log.close()
 
     async def end_deleted(self) -> None:
@@ -153,6 +191,9 @@ class DeadLetterTable:
     def deleted(self) -> bool:
         return self._of.deleted
 
+    async def refresh(self) -> None:
+        await self._of.refresh()
+
     async def wait_beyond(self, version: Version) -> Version:
         return await self._of.wait_beyond(version)
 
@@ -183,8 +224,12 @@ class DeadLetterTable:
 class Opened:
     """`OpenTables`, and the write half's way to an open table. One opening per table at a time; a failed one is tried anew."""
 
-    def __init__(self, catalog: Catalog, backend: Backend, leases: LeaseCheck, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, backend: Backend, leases: LeaseCheck, clock: Clock, fleet: Fleet | None = None
+    ) -> None:
         self._catalog, self._backend, self._leases, self._clock = catalog, backend, leases, clock
+        self._fleet = fleet or Fleet()
+        self._indexes = KeyIndexes()
         self._open: dict[str, OpenTable] = {}  # by uid
         self._opening: dict[str, asyncio.Task[OpenTable]] = {}
         self._closed = False
@@ -204,6 +249,8 @@ class Opened:
             )
         if found := self._open.get(row.uid):
             found.used_s = time.monotonic()
+            if found.row.etag != row.etag and self._backend.shared:
+                found.redefine(row)  # another replica updated it
             return found
         if self._closed:
             raise errors.StreamDraining("storage is draining", retry_after_ms=0)
@@ -234,6 +281,15 @@ class Opened:
     def find(self, uid: str) -> OpenTable | None:
         return self._open.get(uid)
 
+    async def check_rows(self) -> None:
+        """What other replicas did to the tables that are open here: new definitions rule, deleted ones end."""
+        for table in self.now_open() if self._backend.shared else ():
+            row = await self._catalog.get_table(table.row.name)
+            if row is None or row.uid != table.row.uid:
+                await self.forget(table.row.uid)
+            elif row.etag != table.row.etag:
+                table.redefine(row)
+
     async def forget(self, uid: str) -> None:
         """The table is deleted."""
         if table := self._open.pop(uid, None):
@@ -250,7 +306,16 @@ class Opened:
         try:
             log, files = self._backend.open(row.uid)
             tail = await log.recover()
-            table = OpenTable(row, log, files, LogView(tail), self._leases, self._clock)
+            table = OpenTable(
+                row,
+                log,
+                files,
+                LogView(tail),
+                leases=self._leases,
+                clock=self._clock,
+                fleet=self._fleet,
+                shared=self._backend.shared,
+            )
             await table.plans.start()
             self._open[row.uid] = table
             return table

@@ -12,7 +12,7 @@ from svc_storage.domain.bounds import bounds_of
 from svc_storage.domain.predicates import And, Compare, Op, Predicate, bind, columns_of
 from svc_storage.domain.pruning import may_match
 from svc_storage.domain.scans import Scan, TimeRange
-from svc_storage.ports import CommitKind, DataFile, Snapshot, TableView, Version
+from svc_storage.ports import SAME_ROWS, CommitKind, DataFile, Snapshot, TableView, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def _files(view: TableView, scan: Scan, snapshot: Snapshot) -> Sequence[DataFile
     added: list[DataFile] = []
     for committed in view.commits_in(scan.after_version, snapshot.version):
         commit = committed.commit
-        if commit.kind is CommitKind.COMPACT:
+        if commit.kind in SAME_ROWS:
             continue
         if commit.removes or commit.kind in (CommitKind.MERGE, CommitKind.RESTORE):
             raise ChangesNotAppendOnly(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 import pyarrow as pa
 
+from svc_storage.domain import contract
 from svc_storage.domain.contract import Checked
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.group import Ack, Pending, Waiter
+from svc_storage.domain.schema_change import SchemaChange, evolve
 from svc_storage.domain.versions import LogView
 
 
 class _Real(Protocol):
-    definition: TableDefinition
     view: LogView
 
-    async def check(self, rows: pa.RecordBatch, *, aside: bool) -> Checked: ...
+    @property
+    def definition(self) -> TableDefinition: ...
 
 
 class Rehearsal:
@@ -25,10 +28,15 @@ class Rehearsal:
     def __init__(self, real: _Real) -> None:
         self._real = real
         self._next: dict[str, int] = {}
+        self._changed: TableDefinition | None = None
 
     @property
     def definition(self) -> TableDefinition:
-        return self._real.definition
+        return self._changed or self._real.definition
+
+    async def change_schema(self, change: SchemaChange) -> TableDefinition:
+        self._changed = evolve(self.definition, change)
+        return self._changed
 
     async def room(self) -> None:
         """There always is."""
@@ -60,4 +68,6 @@ class Rehearsal:
         """Nothing waits."""
 
     async def check(self, rows: pa.RecordBatch, *, aside: bool) -> Checked:
-        return await self._real.check(rows, aside=aside)
+        if aside:
+            return await asyncio.to_thread(contract.check, rows, self.definition)
+        return contract.check(rows, self.definition)

@@ -6,6 +6,7 @@ removes the row; the folder goes a day later.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import uuid
@@ -18,8 +19,12 @@ from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.domain import dead_letters
 from svc_storage.domain.definition import DEAD_LETTERS, TableDefinition, check_references, table_name
-from svc_storage.domain.opened import Opened
+from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.domain.schema_change import difference, evolve
 from svc_storage.ports import Backend, Catalog, Clock, Dependents, RequestMark, Snapshot, TableRow
+
+
+_COPY = "table.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +85,39 @@ class Tables:
     async def update(
         self, name: str, changed: TableDefinition, *, schema: pa.Schema | None, etag: str, request: RequestMark
     ) -> TableState:
-        """Replaces description, rules and event-time column by those of `changed`; `schema` None or the table's own.
+        """Replaces description, rules and event-time column by those of `changed`. `schema`: all columns as they shall be, None for no change;
+        theirs is a commit of its own, before the rest: a kill between them leaves the columns, and the repeat does the rest.
 
-        Raises TableNotFound, EtagMismatch, FieldInvalid."""
+        Raises TableNotFound, EtagMismatch, SchemaConflict, FieldInvalid."""
         table_name(name, at="table.name")
         if before := await self._catalog.outcome(request):
             return await self._state(before)
         row = await self._row(name)
         if row.etag != etag:
             raise errors.EtagMismatch("the table changed", field="table.etag", hint="get it, apply the change, repeat")
-        old = TableDefinition.from_json(row.body)
-        if schema is not None and not schema.equals(old.schema):
-            raise errors.FieldInvalid("columns cannot be changed", field="table.schema", hint="create another table")
+        table = await self._opened.table(name, uid=row.uid)
+        old = TableDefinition.from_json(row.body).at(table.versions.head.schema, table.versions.head.schema_id)
+        change = None if schema is None or schema.equals(old.schema) else difference(old, schema)
+        columns = old if change is None else evolve(old, change, at="table.schema")
         if changed.primary_key and changed.primary_key != old.primary_key:
             raise errors.FieldInvalid("the primary key cannot be changed", field="table.primary_key")
+        if changed.sequence_column and old.sequence_column not in ("", changed.sequence_column):
+            raise errors.FieldInvalid("the sequence column cannot be changed", field="table.sequence_column")
         new = replace(
-            old, description=changed.description, rules=changed.rules, event_time_column=changed.event_time_column
+            columns,
+            description=changed.description,
+            rules=changed.rules,
+            event_time_column=changed.event_time_column,
+            sequence_column=changed.sequence_column or old.sequence_column,
         )
         check_references(new)
+        if change is not None:
+            await table.committer.change_schema(change, at="table.schema")
         row = replace(row, body=new.to_json(), etag=secrets.token_hex(8), updated_us=self._clock.now_us())
         stored = await self._catalog.update_table(row, expected_etag=etag, request=request)
         await self._keep_row(stored)
-        if table := self._opened.find(stored.uid):
-            table.redefine(stored)
+        if found := self._opened.find(stored.uid):
+            found.redefine(stored)
         return await self._state(stored)
 
     async def delete(self, name: str, *, etag: str, request: RequestMark, ignored_user: str = "") -> None:
@@ -123,7 +138,7 @@ class Tables:
     async def _keep_row(self, row: TableRow) -> None:
         """A copy in the table's folder: what a lost catalog could be made from. The catalog's row is the truth."""
         _, files = self._backend.open(row.uid)
-        await files.put_record("table.json", json.dumps(asdict(row)).encode())
+        await files.put_record(_COPY, _copy(row))
 
     async def _row(self, name: str) -> TableRow:
         if row := await self._catalog.get_table(name):
@@ -136,7 +151,8 @@ class Tables:
             table = await self._opened.table(row.name, uid=row.uid)
         except (errors.TableNotFound, errors.TableRecreated):  # an outcome of a table that is gone since
             return _unopened(row, definition)
-        return TableState(row, definition, table.versions.head)
+        head = table.versions.head
+        return TableState(row, definition.at(head.schema, head.schema_id), head)
 
     async def _listed(self, row: TableRow) -> TableState:
         try:
@@ -152,6 +168,27 @@ class Tables:
             description=f"Rows that broke the contract of {of.row.name}.",
         )
         return TableState(view.row, definition, await view.snapshot())
+
+
+async def follow_schema(table: OpenTable, catalog: Catalog, clock: Clock) -> None:
+    """The catalog's row learns what columns the log says, so that a table that is only listed, or lost its log, has them too."""
+    head, row = table.versions.head, await catalog.get_table(table.row.name)
+    if row is None or row.uid != table.row.uid:
+        return
+    known = TableDefinition.from_json(row.body)
+    if known.schema_id >= head.schema_id:
+        return
+    body = known.at(head.schema, head.schema_id).to_json()
+    wanted = replace(row, body=body, etag=secrets.token_hex(8), updated_us=clock.now_us())
+    mark = RequestMark(f"{row.uid}/{head.schema_id}/{row.etag}", "millrace.schema", "")
+    with contextlib.suppress(errors.EtagMismatch, errors.TableNotFound):  # another one changed it: next time
+        stored = await catalog.update_table(wanted, expected_etag=row.etag, request=mark)
+        await table.files.put_record(_COPY, _copy(stored))
+        table.redefine(stored)
+
+
+def _copy(row: TableRow) -> bytes:
+    return json.dumps(asdict(row)).encode()
 
 
 def _unopened(row: TableRow, definition: TableDefinition) -> TableState:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from svc_storage.domain import compaction, plans
 from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.domain.tables import follow_schema
 from svc_storage.ports import Backend, Catalog, Clock, ReaderMarks, Version
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ class _Tended:
     """What upkeep remembers of an open table."""
 
     checkpoint: Version
+    told_schema_id: int = 0
     trimmed_us: int = 0
     collected_us: int = 0
+    led: bool = False  # at the last look
 
 
 class Upkeep:
@@ -70,16 +73,26 @@ class Upkeep:
             await asyncio.sleep(self._policy.look_every_s)
 
     async def tend(self, table: OpenTable) -> None:
-        """One look at one table."""
+        """One look at one table. Of several replicas the one that commits to it does the work, the others only forget."""
         state = self._tended.get(table.row.uid)
         if state is None:
-            known = await table.log.checkpoints()
-            state = self._tended[table.row.uid] = _Tended(known[-1] if known else 0)
+            state = self._tended[table.row.uid] = _Tended(0)
             self._expire(table)
+        leads = await self._leads(table, state)
+        if leads and not state.led:
+            known = await table.log.checkpoints()
+            state.checkpoint = known[-1] if known else 0
+        state.led = leads
+        if not leads:
+            await self._forget(table, state)
+            return
         await self.compact(table)
         if table.head - state.checkpoint >= self._policy.checkpoint_every:
             state.checkpoint = await self.checkpoint(table)
         await table.plans.write_notes()
+        if table.definition.schema_id != state.told_schema_id:
+            await follow_schema(table, self._catalog, self._clock)
+            state.told_schema_id = table.definition.schema_id
         now_us = self._clock.now_us()
         if now_us - state.trimmed_us > self._policy.trim_every_us:
             state.trimmed_us = now_us
@@ -87,6 +100,35 @@ class Upkeep:
         if now_us - state.collected_us > self._policy.collect_every_us:
             state.collected_us = now_us
             await self.collect(table)
+
+    async def _leads(self, table: OpenTable, state: _Tended) -> bool:
+        """Is it this replica's? A lease that nobody holds is taken when something is due."""
+        if not table.shared or table.leader.leads(table.row.uid):
+            return True
+        now_us, files = self._clock.now_us(), table.versions.head.files.values()
+        due = (
+            now_us - state.trimmed_us > self._policy.trim_every_us
+            or table.head - state.checkpoint >= self._policy.checkpoint_every
+            or compaction.pick(files) is not None
+        )
+        return due and not await table.leader.holder(table.row.uid)
+
+    async def _forget(self, table: OpenTable, state: _Tended) -> None:
+        """What another replica cut from the log or may remove is not held here either."""
+        await table.plans.write_notes()
+        now_us = self._clock.now_us()
+        if now_us - state.trimmed_us <= self._policy.trim_every_us:
+            return
+        state.trimmed_us = now_us
+        await table.refresh()
+        self._expire(table)
+        known = await table.log.checkpoints()
+        state.checkpoint = known[-1] if known else 0
+        if known and table.versions.base_version < known[0] <= table.head:
+            table.versions.cut(known[0])
+        for path, left_us in list(table.versions.removed_us.items()):
+            if now_us - left_us > 2 * self._policy.keep_files_us:
+                del table.versions.removed_us[path]
 
     async def compact(self, table: OpenTable) -> int:
         """Until nothing is due; the number of merges."""

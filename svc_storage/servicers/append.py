@@ -12,9 +12,11 @@ from millrace.server.lifecycle import HEARTBEAT_S, stream_life
 from millrace.server.telemetry import traceparent
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import appending as convert
-from svc_storage.domain.appending import AppendStream, Incoming
+from svc_storage.convert import schema_change
+from svc_storage.domain.appending import AppendStream, Incoming, SchemaAccepted
 from svc_storage.domain.feeding import Signal, feeding
-from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.domain.opened import Opened
+from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.ports import Clock
 
 ASIDE_BYTES = 32 * 1024
@@ -36,30 +38,36 @@ class AppendRpcs:
         table = await self._opened.table(first.open.table, uid=first.open.table_uid)
         stream = await table.committer.open(request)
         life = stream_life(context)
-        async with feeding(stream, _frames(request_iterator, table), until=life.wait(), reason=life.error):
-            await context.write(convert.opened(stream, table.definition, table.row.uid))
+        async with feeding(stream, _frames(request_iterator, stream), until=life.wait(), reason=life.error):
+            await context.write(convert.opened(stream, stream.definition, table.row.uid))
             await self._tell(stream, context)
 
     async def _tell(self, stream: AppendStream, context: Any) -> None:
         while not stream.ended:
             ack = await stream.next_event(HEARTBEAT_S)
-            if ack is not None:
+            if isinstance(ack, SchemaAccepted):
+                await context.write(schema_change.accepted(ack))
+            elif ack is not None:
                 await context.write(convert.committed(ack))
             elif not stream.ended:
                 await context.write(convert.heartbeat(self._clock.now_us()))
         await context.write(convert.done(stream))
 
 
-async def _frames(requests: AsyncIterator[pb.AppendRowsRequest], table: OpenTable) -> AsyncIterator[Incoming | Signal]:
+async def _frames(
+    requests: AsyncIterator[pb.AppendRowsRequest], stream: AppendStream
+) -> AsyncIterator[Incoming | SchemaChange | Signal]:
     """Raises StreamProtocol, and what a batch that cannot be decoded raises."""
     async for frame in requests:
         match frame.WhichOneof("message"):
             case "batch":
-                schema = table.definition.schema
+                schema = stream.definition.schema
                 if frame.ByteSize() >= ASIDE_BYTES:
                     yield await asyncio.to_thread(convert.incoming_from, frame.batch, schema)
                 else:
                     yield convert.incoming_from(frame.batch, schema)
+            case "schema_change":
+                yield schema_change.change_from(frame.schema_change)
             case "flush":
                 yield Signal.FLUSH
             case "finish":
@@ -67,4 +75,6 @@ async def _frames(requests: AsyncIterator[pb.AppendRowsRequest], table: OpenTabl
             case "open":
                 raise errors.StreamProtocol("`open` comes once, first", field="open")
             case _:
-                raise errors.StreamProtocol("a frame holds one of open, batch, flush, finish", field="message")
+                raise errors.StreamProtocol(
+                    "a frame holds one of open, batch, schema_change, flush, finish", field="message"
+                )

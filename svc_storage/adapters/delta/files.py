@@ -27,6 +27,7 @@ class LocalFiles:
     """Below `root`, the table's folder. Work runs on `pool`; committed files are 0444."""
 
     direct = Direct.SAME_DISK
+    widens_in_place = False  # polars refuses a decimal that a file holds narrower than the log says
 
     def __init__(self, root: Path, pool: Executor) -> None:
         self._root, self._pool = root, pool

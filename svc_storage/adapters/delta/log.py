@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.adapters.delta import checkpoint, codec, recovery
+from svc_storage.adapters.delta import checkpoint, codec, recovery, schemas
 from svc_storage.adapters.delta.place import LOG, NO_HOOKS, Place, log_name
 from svc_storage.ports import (
     Commit,
@@ -29,6 +29,7 @@ from svc_storage.ports import (
     CommitKind,
     Committed,
     LogTail,
+    LogTrimmed,
     Snapshot,
     Version,
     VersionTaken,
@@ -36,6 +37,10 @@ from svc_storage.ports import (
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+READ_ATTEMPTS = 3
+LOOK_FOR_GAPS_S = 60.0
+"""A process that slept for longer than the log is kept finds nothing after what it knows: it looks for that once a minute."""
 
 
 class DeltaLog:
@@ -49,7 +54,8 @@ class DeltaLog:
         self._schema: Schema | None = None
         self._behind = False  # there are commits that the handle has not read
         self._opened_for = -1  # the place's number
-        self._guard = threading.Lock()  # of the four above, which only worker threads touch
+        self._looked_s = time.monotonic()  # for a gap above what was read last
+        self._guard = threading.Lock()  # of the first four above, which only worker threads touch
 
     async def recover(self) -> LogTail:
         return await self._run(self._recover)
@@ -78,7 +84,10 @@ class DeltaLog:
     # Below: on a worker thread.
     def _recover(self) -> LogTail:
         recovery.settle(self._place)
-        return recovery.read(self._place)
+        for _ in range(READ_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):  # another process cuts the log
+                return recovery.read(self._place)
+        raise errors.ChecksumMismatch("files of the table's log are missing")
 
     def _append(self, commit: Commit, after: Version) -> Version:
         with self._guard:
@@ -117,6 +126,10 @@ class DeltaLog:
             self._table = self._schema = None
 
     def _write(self, table: DeltaTable, commit: Commit) -> None:
+        if commit.schema is not None:
+            schemas.write(table, commit)
+            self._behind, self._schema = True, None
+            return
         now_ms = time.time_ns() // 1_000_000
         changed = commit.kind is not CommitKind.COMPACT
         actions: list[AddAction | RemoveAction] = [
@@ -183,9 +196,14 @@ class DeltaLog:
 
     def _read_after(self, version: Version) -> Sequence[Committed]:
         later = recovery.read_commits(self._place, version)
+        now_s = time.monotonic()
+        if not later and now_s > self._looked_s + LOOK_FOR_GAPS_S:
+            if recovery.is_cut_above(self._place, version):
+                raise LogTrimmed
+            self._looked_s = now_s
         if later:
             with self._guard:
-                self._behind = True
+                self._behind, self._schema = True, None  # also when one of them changed the columns
                 for found in later:
                     self._settle(found.version)
         return later

@@ -43,7 +43,9 @@ class _Disk:
 class MemoryBackend:
     name = "memory"
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        """`shared`: several storages of this process use it, as replicas use one store."""
+        self.shared = shared
         self._tables: dict[str, _Disk] = {}
 
     async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
@@ -106,6 +108,7 @@ class MemoryLog:
 
 class MemoryFiles:
     direct = Direct.NONE
+    widens_in_place = True
 
     def __init__(self, disk: _Disk) -> None:
         self._disk = disk

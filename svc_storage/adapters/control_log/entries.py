@@ -27,7 +27,7 @@ class Entries(Protocol):
     async def get_snapshot(self, n: int) -> bytes | None: ...
 
     async def trim(self, below: int, *, snapshots_below: int) -> None:
-        """Forgets entries below `below`, in ascending order, and snapshots below `snapshots_below`."""
+        """Forgets entries below `below`, the lowest first, and snapshots below `snapshots_below`. It may keep some of them."""
 
     async def close(self) -> None: ...
 

@@ -1,15 +1,21 @@
-"""The stores of the control half: a new one is one line here."""
+"""The stores of the control half: a new one is one line here. Those on a log can be opened several times: each is a replica."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from svc_storage.adapters.control_log.entries import MemoryEntries
+from svc_storage.adapters.control_log.entries import Entries, MemoryEntries
 from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.memory.control import MemoryControl
+from svc_storage.adapters.s3.entries import S3Entries
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.ports import ControlStore
+from tests.servers import weed
+
+Replicas = Callable[[], Awaitable[LogControl]]
+"""Opens one more replica on one and the same log."""
 
 
 async def _memory(folder: Path) -> ControlStore:
@@ -20,25 +26,46 @@ async def _sqlite(folder: Path) -> ControlStore:
     return await SqliteControl.open(folder / "catalog.sqlite")
 
 
-async def _control_log(folder: Path) -> ControlStore:
-    return await LogControl.open(MemoryEntries())
+def _control_log() -> Callable[[], Entries]:
+    shared = MemoryEntries()
+    return lambda: shared
+
+
+def _s3() -> Callable[[], Entries]:
+    objects = weed.objects(weed.shared_weed()).below("control")
+    return lambda: S3Entries(objects)
+
+
+LOGS: Mapping[str, Callable[[], Callable[[], Entries]]] = {"control_log": _control_log, "s3": _s3}
+"""Each gives an empty log of its own, as a way to open it."""
+
+
+def _first_replica(name: str) -> Callable[[Path], Awaitable[ControlStore]]:
+    async def opened(folder: Path) -> ControlStore:
+        return await LogControl.open(LOGS[name]()())
+
+    return opened
 
 
 CONTROL_STORES: Mapping[str, Callable[[Path], Awaitable[ControlStore]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
-    "control_log": _control_log,
+    **{name: _first_replica(name) for name in LOGS},
 }
+_OF_BACKEND = {"memory": ("memory", "control_log"), "local": ("sqlite",), "cassandra3": ("cassandra",)}
+_NAMED = os.environ.get("TEST_BACKENDS", "memory,local,s3").split(",")
+CHOSEN = [store for name in _NAMED for store in _OF_BACKEND.get(name, (name,)) if store in CONTROL_STORES]
+CHOSEN_LOGS = [name for name in CHOSEN if name in LOGS]
 
 
 class HandClock:
-    """A clock that moves when it is told."""
+    """A clock that moves when it is told. `ahead_s`: of its wall time, before what is true."""
 
-    def __init__(self) -> None:
-        self.seconds = 1_000_000.0
+    def __init__(self, *, ahead_s: float = 0.0) -> None:
+        self.seconds, self.ahead_s = 1_000_000.0, ahead_s
 
     def now_us(self) -> int:
-        return int(self.seconds * 1e6)
+        return int((self.seconds + self.ahead_s) * 1e6)
 
     def monotonic_s(self) -> float:
         return self.seconds

@@ -18,10 +18,10 @@ from svc_storage.domain.changes import ResourceChange, RevisionBookmark, follow
 from svc_storage.domain.resource_names import Selection
 from svc_storage.domain.resources import Resources, ResourceWish
 from svc_storage.ports import Answer, ControlStore, ControlTransaction, LeaseRow, Packed, RequestMark, TableRow
-from tests.contract.storage.control_stores import CONTROL_STORES, HandClock
+from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 
 
-@pytest.fixture(params=CONTROL_STORES)
+@pytest.fixture(params=CHOSEN)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ControlStore]:
     store = await CONTROL_STORES[request.param](tmp_path)
     yield store

@@ -9,12 +9,12 @@ import pytest
 from millrace.errors import FieldInvalid, LeaseHeld, LeaseLost
 from svc_storage.domain.leases import Leases
 from svc_storage.ports import ControlStore, LeaseRow, RequestMark
-from tests.contract.storage.control_stores import CONTROL_STORES, HandClock
+from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 
 ids = itertools.count()
 
 
-@pytest.fixture(params=CONTROL_STORES)
+@pytest.fixture(params=CHOSEN)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ControlStore]:
     store = await CONTROL_STORES[request.param](tmp_path)
     yield store

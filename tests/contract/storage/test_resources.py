@@ -23,7 +23,7 @@ from svc_storage.domain.leases import Leases
 from svc_storage.domain.resource_names import Selection
 from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import ControlStore, Packed, RequestMark
-from tests.contract.storage.control_stores import CONTROL_STORES, HandClock
+from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 
 NAME = "namespaces/default/sources/orders"
 SPEC = Packed("type.googleapis.com/x.Spec", b"spec")
@@ -36,7 +36,7 @@ def ask(fingerprint: str = "f", request_id: str = "") -> RequestMark:
     return RequestMark(request_id or f"r{next(ids)}", "local", fingerprint)
 
 
-@pytest.fixture(params=CONTROL_STORES)
+@pytest.fixture(params=CHOSEN)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ControlStore]:
     store = await CONTROL_STORES[request.param](tmp_path)
     yield store

@@ -40,7 +40,7 @@ def _batches(
             skipped = max(0, first - row)
             wanted = batch.slice(skipped, max(0, last - row - skipped))
             if wanted.num_rows:
-                yield row + skipped, _in_schema(wanted, schema)
+                yield row + skipped, in_schema(wanted, schema)
             row += batch.num_rows
             if row >= last:
                 return
@@ -66,7 +66,8 @@ def _batch_rows(metadata: pq.FileMetaData, groups: list[int]) -> int:
     return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES / max(1.0, per_row))))
 
 
-def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of `schema`, in its order: one that is lacking is NULL, one of a narrower type is widened."""
     columns = []
     for field in schema:
         at = batch.schema.get_field_index(field.name)

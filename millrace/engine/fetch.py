@@ -25,6 +25,8 @@ from millrace.errors import ChecksumMismatch, FileMissing, StoreUnavailable, Une
 TIMEOUT_S = 20.0
 """Longest silence of the store."""
 TRIES = 4
+PAUSE_S = 0.3
+"""Before the second try; each later one waits three times as long."""
 WORKERS = 6
 _CHUNK = 1 << 20
 _PORTS = {"http": 80, "https": 443}
@@ -68,7 +70,8 @@ class Fetcher:
         self._turns: Turns[str] = Turns()
         self._free = asyncio.Semaphore(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fetch")
-        self._local = threading.local()
+        self._idle: list[tuple[tuple[str, str], http.client.HTTPConnection]] = []
+        self._closed = False
         self.fetched = 0
         self.fetched_bytes = 0
 
@@ -103,7 +106,10 @@ class Fetcher:
 
     def close(self) -> None:
         """Waits for no fetch that is under way."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        while self._idle:
+            self._idle.pop()[1].close()
 
     async def _one(self, uid: str, file: Remote, fresh: _Fresh) -> Hold:
         name = _name(uid, file)
@@ -126,7 +132,7 @@ class Fetcher:
             except (StoreUnavailable, ChecksumMismatch):
                 if attempt == TRIES:
                     raise
-                await asyncio.sleep(random.uniform(0.5, 1.0) * 0.1 * 3.0**attempt)
+                await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE_S * 3.0 ** (attempt - 1))
         raise AssertionError
 
     async def _download(self, name: str, url: str, size_bytes: int) -> Hold:
@@ -154,48 +160,48 @@ class Fetcher:
         parts = urlsplit(url)
         with self._answer(parts) as answer, draft.path.open("wb") as file:
             got = 0
-            while chunk := _read(answer):
+            while chunk := answer.read(_CHUNK):
                 got += len(chunk)
                 if stop.is_set() or got > size_bytes:
                     break
                 file.write(chunk)
             if stop.is_set():
                 raise StoreUnavailable("stopped")
+            if answer.length and got <= size_bytes:
+                raise StoreUnavailable("the object store stopped in the middle of a file", retry_after_ms=500)
             if got != size_bytes:
                 raise ChecksumMismatch("a file of the version is not as long as its table says")
 
     @contextlib.contextmanager
     def _answer(self, parts: SplitResult) -> Iterator[http.client.HTTPResponse]:
-        """The open answer of a kept connection of this thread, which is closed unless all went well."""
-        connection = self._connection(parts)
+        """The open answer. Its connection is used again when all of it was read, else closed."""
+        connection, kept = self._connection(parts), False
         try:
             answer = _ask(connection, parts)
             yield answer
-            if not answer.isclosed():  # more may come than was read
-                connection.close()
+            kept = answer.isclosed() and not self._closed
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             raise StoreUnavailable("the object store does not answer", retry_after_ms=500) from error
-        except BaseException:
-            connection.close()
-            raise
+        finally:
+            if kept:
+                self._idle.append(((parts.scheme, parts.netloc), connection))
+            else:
+                connection.close()
 
     def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
-        kept: dict[tuple[str, str], http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
-        key = (parts.scheme, parts.netloc)
-        if key not in kept:
-            assert parts.hostname is not None
-            port = parts.port or _PORTS[parts.scheme]
-            kept[key] = (
-                http.client.HTTPSConnection(
-                    parts.hostname, port, timeout=TIMEOUT_S, context=ssl.create_default_context()
-                )
-                if parts.scheme == "https"
-                else http.client.HTTPConnection(parts.hostname, port, timeout=TIMEOUT_S)
-            )
-        return kept[key]
+        with contextlib.suppress(IndexError):
+            origin, connection = self._idle.pop()
+            if origin == (parts.scheme, parts.netloc):
+                return connection
+            connection.close()
+        assert parts.hostname is not None
+        port = parts.port or _PORTS[parts.scheme]
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.hostname, port, timeout=TIMEOUT_S)
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(parts.hostname, port, timeout=TIMEOUT_S, context=context)
 
 
 class _Fresh:
@@ -250,10 +256,6 @@ def _refusal(status: int) -> Exception:
     if status in (404, 410):
         return FileMissing("a file of the version is gone", hint="ask again without a pinned version")
     return StoreUnavailable(f"the object store answered {status}", retry_after_ms=500)
-
-
-def _read(answer: http.client.HTTPResponse) -> bytes:
-    return answer.read(_CHUNK)
 
 
 async def _settled(future: asyncio.Future[Hold]) -> None:

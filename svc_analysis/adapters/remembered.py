@@ -15,6 +15,8 @@ from svc_analysis.ports import Change, Facts, Pinned, Tables
 
 T = TypeVar("T")
 KEPT = 256
+KEPT_S = 10.0
+"""Since the last time it was asked for. What is remembered keeps its local files from making room for others."""
 FACTS_S = 1.0
 """How long a table's facts hold: of a live question they only say which column is event time."""
 
@@ -24,7 +26,7 @@ class RememberedTables:
 
     def __init__(self, tables: Tables, clock: Callable[[], float] = time.monotonic) -> None:
         self._tables, self._clock = tables, clock
-        self._asked: dict[Hashable, asyncio.Task[object]] = {}
+        self._asked: dict[Hashable, tuple[float, asyncio.Task[object]]] = {}  # the longest unasked first
 
     async def facts(self, name: str) -> Facts:
         if caller_or_none() is not None:
@@ -46,12 +48,12 @@ class RememberedTables:
 
     async def _once(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to `key`, asked for by whoever comes first. A failure is not kept."""
-        task = self._asked.pop(key, None)
+        now, (_, task) = self._clock(), self._asked.pop(key, (0.0, None))
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = asyncio.ensure_future(_awaited(ask()))
             task.add_done_callback(_heard)
-        self._asked[key] = task
-        while len(self._asked) > KEPT:
+        self._asked[key] = (now, task)
+        while len(self._asked) > KEPT or next(iter(self._asked.values()))[0] < now - KEPT_S:
             del self._asked[next(iter(self._asked))]
         return cast(T, await asyncio.shield(task))
 

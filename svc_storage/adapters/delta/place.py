@@ -36,9 +36,11 @@ def log_name(version: Version) -> str:
 
 
 class Place(Protocol):
-    """`deletes_at_once`: how many names one `delete` may take before it is as slow as several."""
+    """`deletes_at_once`: how many names one `delete` may take before it is as slow as several. `whole`: whatever can be seen is whole
+    and durable, and others may write here too; so there is nothing to settle, and nothing may be tidied up on sight."""
 
     deletes_at_once: int
+    whole: bool
 
     @property
     def number(self) -> int:
@@ -84,6 +86,7 @@ class LocalPlace:
     """A table's folder. deltalake never fsyncs: `keep` does."""
 
     deletes_at_once = 1
+    whole = False
     number = 0
 
     def __init__(self, root: Path) -> None:

@@ -17,6 +17,8 @@ from svc_storage.ports import Committed, LogTail, Snapshot, Version
 
 def settle(place: Place) -> None:
     """Blocking. Afterwards everything that will be served is whole and on the disk."""
+    if place.whole:
+        return
     numbers = log_versions(place)
     if numbers and not _is_whole(place, numbers[-1]):
         place.move_aside(_path(numbers[-1]))
@@ -28,8 +30,12 @@ def settle(place: Place) -> None:
 
 
 def read(place: Place) -> LogTail:
-    """Blocking. The oldest base from which the log goes on without a gap, and every commit after it."""
+    """Blocking. The oldest base from which the log goes on without a gap, and every commit after it.
+
+    Raises ChecksumMismatch; FileNotFoundError when the log is being cut meanwhile: read again."""
     numbers = log_versions(place)
+    if not numbers:
+        raise errors.ChecksumMismatch("the table's log is empty", hint="restore the table's folder from a copy")
     first = _unbroken_from(numbers)
     removed: Mapping[str, int] = {}
     if first == 0:
@@ -43,6 +49,8 @@ def read(place: Place) -> LogTail:
             raise errors.ChecksumMismatch(f"commits are missing from the log before version {first}")
         try:
             base, removed = checkpoint.load(place, bases[0])
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError) as torn:
             raise errors.ChecksumMismatch(f"the record of version {bases[0]} is damaged") from torn
     return LogTail(base, tuple(_decoded(place, [number for number in numbers if number > base.version])), removed)
@@ -58,6 +66,12 @@ def read_commits(place: Place, after: Version) -> Sequence[Committed]:
         except FileNotFoundError:
             return found
         found.append(codec.decode_log_file(version, text))
+
+
+def is_cut_above(place: Place, version: Version) -> bool:
+    """Whether the log goes on, but not with the next version."""
+    numbers = [number for number in log_versions(place) if number > version]
+    return bool(numbers) and numbers[0] != version + 1
 
 
 def log_versions(place: Place) -> list[Version]:

@@ -21,6 +21,7 @@ from millrace import errors
 from svc_storage.adapters.s3.credentials import Credentials, Keys
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Config
 
 T = TypeVar("T")
@@ -156,6 +157,16 @@ class Objects:
         """Bytes [start, end)."""
         return self._call(lambda client: bytes(obstore.get_range(client, self._prefix + key, start=start, end=end)))
 
+    def fetch(self, key: str, path: Path) -> None:
+        """The whole object into a local file. Raises OSError of the disk too."""
+
+        def fetch(client: S3Store) -> None:
+            with path.open("wb") as file:
+                for chunk in obstore.get(client, self._prefix + key):
+                    file.write(chunk)
+
+        self._call(fetch)
+
     def size(self, key: str) -> int:
         return self._call(lambda client: int(obstore.head(client, self._prefix + key)["size"]))
 
@@ -204,15 +215,18 @@ class Objects:
         pages = self._call(lambda client: obstore.list(client, begins.rstrip("/") or None, offset=offset))
         pages = iter(pages)
         while page := self._call(lambda client: next(pages, None)):
-            for found in page:
-                modified_us = int(found["last_modified"].timestamp() * 1_000_000)
-                yield Found(found["path"].removeprefix(self._prefix), found["size"], modified_us)
+            yield from map(self._found, page)
+
+    def look(self, folder: str = "") -> tuple[Sequence[str], Sequence[Found]]:
+        """What is directly under `folder`: the names that have objects below them, and the objects, each sorted."""
+        begins = self._prefix + (f"{folder.strip('/')}/" if folder else "")
+        found = self._call(lambda client: obstore.list_with_delimiter(client, begins.rstrip("/") or None))
+        names = sorted(name.removeprefix(begins).rstrip("/") for name in found["common_prefixes"])
+        return names, sorted((self._found(one) for one in found["objects"]), key=lambda one: one.key)
 
     def folders(self, folder: str = "") -> Sequence[str]:
         """The names that have objects below them, directly under `folder`, sorted."""
-        begins = self._prefix + (f"{folder.strip('/')}/" if folder else "")
-        found = self._call(lambda client: obstore.list_with_delimiter(client, begins.rstrip("/") or None))
-        return sorted(name.removeprefix(begins).rstrip("/") for name in found["common_prefixes"])
+        return self.look(folder)[0]
 
     def delete(self, keys: Sequence[str]) -> None:
         """A missing one is no error."""
@@ -224,6 +238,10 @@ class Objects:
         """URLs by which whoever has them reads the objects until then. Nothing is sent."""
         paths = [self._prefix + key for key in keys]
         return self._call(lambda client: obstore.sign(client, "GET", paths, timedelta(seconds=seconds)))
+
+    def _found(self, one: ObjectMeta) -> Found:
+        modified_us = int(one["last_modified"].timestamp() * 1_000_000)
+        return Found(one["path"].removeprefix(self._prefix), one["size"], modified_us)
 
     def _call(self, work: Callable[[S3Store], T], *, once: bool = False) -> T:
         client, number = self._connection.client(once=once)

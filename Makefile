@@ -6,10 +6,10 @@ DETACH ?=
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench chaos clean server-set dev-set
+.PHONY: help up down test fmt proto lock bench test-storage chaos chaos-stores clean server-set dev-set
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: server-set ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns
 	@exec $(RUN)/millrace up $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(filter-out 0,$(DETACH)),--detach)
@@ -32,8 +32,14 @@ lock: ## resolve requirements/*.in again (needs uv); UPGRADE=1 takes the newest 
 bench: dev-set ## measure against peers (bench/README.md)
 	@exec $(RUN)/python -m bench
 
+test-storage: dev-set ## storage's contract suite on one store: BACKEND=memory|local|s3|cassandra|cassandra3
+	@exec $(RUN)/python tools/test_storage.py $(BACKEND)
+
 chaos: dev-set ## a hundred episodes of kills and faults
 	@exec $(RUN)/python -m tests.chaos
+
+chaos-stores: dev-set ## episodes over one store: BACKEND=memory|local|s3|cassandra|cassandra3; goes on where it stopped
+	@exec $(RUN)/python -m tests.chaos.stores --backend $(or $(BACKEND),local)
 
 clean: down ## remove .venv and caches; data (.millrace) stays
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

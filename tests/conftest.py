@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+from millrace.laptop.servers import cassandra_files
 
 CHROMIUM = "MILLRACE_CHROMIUM"
 KEPT = {CHROMIUM}
@@ -36,7 +39,13 @@ def _runs_as_others() -> bool:
     return os.geteuid() != 0 or subprocess.run(["true"], user="nobody", check=False).returncode == 0
 
 
+def _has_cassandra() -> bool:
+    """Java 17, and the jars of Cassandra or Maven to fetch them."""
+    return cassandra_files.has_java() and (cassandra_files.cached_jars().is_dir() or shutil.which("mvn") is not None)
+
+
 TOOLS: dict[str, Callable[[], object]] = {
+    "cassandra": functools.cache(_has_cassandra),
     "chromium": chromium_path,
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
     "postgres": _runs_as_others,

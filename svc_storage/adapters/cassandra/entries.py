@@ -15,13 +15,13 @@ INLINE_BYTES = 64 << 10
 PIECE_BYTES = 512 << 10
 AT_ONCE = 8
 TRIES = 20
-_PUT = "INSERT INTO control_entries (part, n, blob, body, pieces) VALUES (?, ?, ?, ?, ?) IF NOT EXISTS"
-_READ = "SELECT n, blob, body, pieces FROM control_entries WHERE part = ? AND n >= ? LIMIT ?"
-_BLOBS = "SELECT blob, pieces FROM control_entries WHERE part = ?"
-_DROP = "DELETE FROM control_entries WHERE part = ?"
-_STATE = "SELECT snapshots, trimmed FROM control_state WHERE name = 'log'"
-_FIRST = "INSERT INTO control_state (name, snapshots, trimmed) VALUES ('log', '[]', 0) IF NOT EXISTS"
-_MOVE = "UPDATE control_state SET snapshots = ?, trimmed = ? WHERE name = 'log' IF snapshots = ? AND trimmed = ?"
+_PUT = "INSERT INTO control_entries (log, part, n, blob, body, pieces) VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS"
+_READ = "SELECT n, blob, body, pieces FROM control_entries WHERE log = ? AND part = ? AND n >= ? LIMIT ?"
+_BLOBS = "SELECT blob, pieces FROM control_entries WHERE log = ? AND part = ?"
+_DROP = "DELETE FROM control_entries WHERE log = ? AND part = ?"
+_STATE = "SELECT snapshots, trimmed FROM control_state WHERE log = ?"
+_FIRST = "INSERT INTO control_state (log, snapshots, trimmed) VALUES (?, '[]', 0) IF NOT EXISTS"
+_MOVE = "UPDATE control_state SET snapshots = ?, trimmed = ? WHERE log = ? IF snapshots = ? AND trimmed = ?"
 _PUT_PIECE = "INSERT INTO control_blobs (blob, piece, body) VALUES (?, ?, ?)"
 _GET_PIECE = "SELECT body FROM control_blobs WHERE blob = ? AND piece = ?"
 _DROP_PIECE = "DELETE FROM control_blobs WHERE blob = ? AND piece = ?"
@@ -31,8 +31,8 @@ Kept = tuple[int, str, int]
 class CassandraEntries:
     """In the session's keyspace. The session is closed by whoever made it."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, log: str = "catalog") -> None:
+        self._session, self._log = session, log
 
     async def put_if_absent(self, n: int, data: bytes) -> bytes | None:
         blob, body, pieces = "", data, 0
@@ -40,7 +40,7 @@ class CassandraEntries:
             blob, body = f"e{n}.{uuid.uuid4().hex}", b""
             pieces = await self._put_blob(blob, data)
         try:
-            before = await self._session.cas(_PUT, n // PART, n, blob, body, pieces)
+            before = await self._session.cas(_PUT, self._log, n // PART, n, blob, body, pieces)
         except OutcomeUnknown:
             if not (found := await self._rows(n, 1, serial=True)):
                 raise
@@ -49,7 +49,7 @@ class CassandraEntries:
             return None
         if blob:
             await self._drop_blob(blob, pieces)
-        _, _, other, theirs, count = before
+        _, _, _, other, theirs, count = before
         return await self._body(n, other, theirs, count)
 
     async def read_from(self, n: int, limit: int) -> Sequence[bytes]:
@@ -66,7 +66,7 @@ class CassandraEntries:
     async def _rows(self, n: int, limit: int, *, serial: bool = False) -> Sequence[bytes]:
         """Within one partition, up to the first gap. Reads at LOCAL_QUORUM see every put that was answered; `serial` settles one that
         was not."""
-        rows = await self._session.run(_READ, n // PART, n, limit, serial=serial)
+        rows = await self._session.run(_READ, self._log, n // PART, n, limit, serial=serial)
         bodies = []
         for expected, (found, blob, body, pieces) in enumerate(rows, n):
             if found != expected:
@@ -102,9 +102,9 @@ class CassandraEntries:
             stays = [one for one in kept if one[0] >= snapshots_below]
             parts = range(trimmed, max(trimmed, below // PART))
             for part in parts:
-                for blob, pieces in await self._session.run(_BLOBS, part):
+                for blob, pieces in await self._session.run(_BLOBS, self._log, part):
                     await self._drop_blob(blob, pieces or 0)
-                await self._session.run(_DROP, part)
+                await self._session.run(_DROP, self._log, part)
             if await self._move(kept, trimmed, stays, parts.stop):
                 for _, blob, pieces in kept:
                     if all(blob != other for _, other, _ in stays):
@@ -116,9 +116,9 @@ class CassandraEntries:
         return None
 
     async def _state(self) -> tuple[list[Kept], int]:
-        rows = await self._session.run(_STATE, serial=True)
+        rows = await self._session.run(_STATE, self._log, serial=True)
         if not rows:
-            await self._session.cas(_FIRST)
+            await self._session.cas(_FIRST, self._log)
             return [], 0
         text, trimmed = rows[0]
         return [(n, blob, pieces) for n, blob, pieces in json.loads(text)], trimmed
@@ -129,7 +129,7 @@ class CassandraEntries:
             return True
         text, before = (json.dumps(what, separators=(",", ":")) for what in (new, kept))
         try:
-            return await self._session.cas(_MOVE, text, trimmed_now, before, trimmed) is None
+            return await self._session.cas(_MOVE, text, trimmed_now, self._log, before, trimmed) is None
         except OutcomeUnknown:
             return False
 
@@ -145,7 +145,7 @@ class CassandraEntries:
         if not blob:
             return body or b""
         if (whole := await self._blob(blob, pieces or 0)) is None:
-            if not await self._session.run(_READ, n // PART, n, 1):
+            if not await self._session.run(_READ, self._log, n // PART, n, 1):
                 raise StoreUnavailable("the control log was trimmed while it was read", retry_after_ms=100)
             raise ChecksumMismatch(f"entry {n} of the control log lacks a part of its body")
         return whole

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from millrace import errors
@@ -34,10 +34,11 @@ def steps() -> Sequence[tuple[str, Sequence[str]]]:
     return [(name, _statements((folder / name).read_text("utf-8"))) for name in names]
 
 
-def open_keyspace(session: Session, replication: int) -> str:
+def open_keyspace(session: Session, replication: Callable[[Session], int]) -> str:
     """Blocking. Makes the keyspace when it is missing, brings it to this release's form, and uses it; its id.
 
-    Raises StoreUnavailable when a newer release wrote it, or another process does not get done with it."""
+    `replication` says how many copies a new one gets. Raises StoreUnavailable when a newer release wrote it, or another process does not
+    get done with it."""
     keyspace = session.place.keyspace
     if not _NAME.fullmatch(keyspace):
         raise errors.FieldInvalid(
@@ -47,7 +48,7 @@ def open_keyspace(session: Session, replication: int) -> str:
         datacenter = _datacenter(session)
         session.define(
             f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
-            f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replication}}}"
+            f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replication(session)}}}"
         )
     session.use(keyspace)
     if not session.wait(

@@ -227,6 +227,15 @@ class Pending:
             self._request = self._make()
             self._rows = _collected(self._request)
 
+    @property
+    def answered(self) -> bool:
+        return self._rows.done()
+
+    def settle(self) -> None:
+        """Blocking. Waits for the answer, whatever it is."""
+        with contextlib.suppress(errors.MillraceError):
+            self.rows()
+
     def when_answered(self, call: Callable[[], None]) -> None:
         """`call` once when the answer is there, good or bad; on the driver's thread, or now."""
         self._rows.add_done_callback(lambda _: call())

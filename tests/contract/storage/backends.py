@@ -13,9 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from svc_storage.adapters import disk
+from svc_storage.adapters.cassandra.store import open_backend
 from svc_storage.adapters.delta.backend import DeltaBackend
 from svc_storage.adapters.memory.backend import MemoryBackend
 from svc_storage.adapters.memory.control import MemoryControl
+from svc_storage.adapters.s3.backend import S3Backend
+from svc_storage.adapters.s3.cache import FileCache
 from svc_storage.domain.appending import AppendStream, Incoming, OpenRequest
 from svc_storage.domain.catalog import TableRows
 from svc_storage.domain.definition import TableDefinition, define
@@ -23,6 +26,8 @@ from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.ports import Backend, RequestMark, Snapshot
+from tests.servers.cassandra import View, shared_session
+from tests.servers.weed import objects, shared_weed
 
 
 @asynccontextmanager
@@ -36,9 +41,27 @@ async def _local(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
     yield DeltaBackend(folder / "tables", pool)
 
 
+@asynccontextmanager
+async def _s3(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
+    cache = FileCache.claim(folder / "cache", 64 << 20)
+    yield S3Backend(objects(shared_weed()).below("tables"), cache, pool)
+    cache.close()
+
+
+def _cassandra(nodes: int) -> Callable[[Path, Executor], AbstractAsyncContextManager[Backend]]:
+    @asynccontextmanager
+    async def view(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
+        yield View(await open_backend(shared_session(nodes), pool))
+
+    return view
+
+
 BACKENDS: Mapping[str, Callable[[Path, Executor], AbstractAsyncContextManager[Backend]]] = {
     "memory": _memory,
     "local": _local,
+    "s3": _s3,
+    "cassandra": _cassandra(1),
+    "cassandra3": _cassandra(3),
 }
 """Each gives an empty store of its own; servers that they need run once per test session."""
 

@@ -1,0 +1,30 @@
+"""A store in a Cassandra keyspace."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from svc_storage.adapters.cassandra import checks, migrations
+from svc_storage.adapters.cassandra.backend import CassandraBackend
+from svc_storage.adapters.cassandra.session import Place, Session, connect
+
+
+def open_session(place: Place, cluster: str) -> tuple[Session, str]:
+    """Blocking. A session in the keyspace, made or brought to this release's form where needed; the keyspace's id. `cluster`: whose
+    it is. Raises StoreUnavailable, NotAllowed: whatever would lose rows is refused by name."""
+    session = connect(place)
+    try:
+        checks.check_server(session)
+        store_id = migrations.open_keyspace(session, checks.copies)
+        checks.check_keyspace(session)
+        migrations.claim(session, cluster)
+    except BaseException:
+        session.cluster.shutdown()
+        raise
+    return session, store_id
+
+
+async def open_backend(session: Session, pool: Executor) -> CassandraBackend:
+    backend = CassandraBackend(session, pool)
+    await backend.prepare()
+    return backend

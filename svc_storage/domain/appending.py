@@ -17,7 +17,7 @@ from svc_storage.domain import dead_letters
 from svc_storage.domain.contract import BadRow, Checked
 from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import TableDefinition
-from svc_storage.domain.group import SAMPLE, Ack, Pending, Waiter
+from svc_storage.domain.group import MERGE_INTERVAL_S, SAMPLE, Ack, Pending, Waiter
 from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.writers import KEPT_MARKS, Verdict, judge
 from svc_storage.ports import BatchMark, Version, WriterState
@@ -41,6 +41,7 @@ class OpenRequest:
     validate_only: bool = False
     interval_s: float = 0.0
     trace_context: str = ""
+    op_column: str | None = None  # None: rows are appended; else they are merged, "": all of them as UPSERT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,12 @@ class AppendStream:
         self.opened = state
         self.opened_version = version
         self.writer, self.epoch, self.principal = request.writer, state.epoch, request.principal
-        self.lease, self.interval_s, self.trace_context = request.lease, request.interval_s, request.trace_context
+        self.lease, self.trace_context, self.merges = (
+            request.lease,
+            request.trace_context,
+            request.op_column is not None,
+        )
+        self.interval_s = request.interval_s or (MERGE_INTERVAL_S if self.merges else 0.0)
         self.next_offset = state.next_offset  # acknowledged
         self.last_version: Version = 0  # the newest that holds rows of this stream
         self._keep_bad = request.keep_bad
@@ -176,7 +182,7 @@ class AppendStream:
 
     # -- the acknowledging side ---------------------------------------------------------------------------------------
     async def next_event(self, timeout_s: float) -> Ack | SchemaAccepted | None:
-        """The next cumulative ack, or the answer to a change of columns; None after `timeout_s` without one, or once all is acknowledged (`ended`).
+        """The next cumulative ack, or the answer to a change of columns; None after `timeout_s` without one, or once all is told (`ended`).
 
         Raises what ended the stream, after the last ack."""
         with contextlib.suppress(TimeoutError):

@@ -14,12 +14,14 @@ from svc_storage.domain import dead_letters
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.group import Pending
 from svc_storage.domain.schema_change import reshape
-from svc_storage.ports import Commit, CommitKind, DataFile, DeadLetterFile, Snapshot, TableFiles, WriterState
+from svc_storage.ports import MERGED, Commit, CommitKind, DataFile, DeadLetterFile, Snapshot, TableFiles, WriterState
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The group's rows and dead letters, durable but not yet part of the table. `time_us`: their `_ingested_at`. `schema_id`: their columns."""
+    """The group's rows and dead letters, durable but not yet part of the table. `time_us`: their `_ingested_at`.
+
+    `schema_id`: of the columns that they are in."""
 
     time_us: int
     schema_id: int
@@ -69,6 +71,8 @@ def commit_of(entries: Sequence[Pending], written: Written, head: Snapshot) -> C
     the files are in older columns than the table is."""
     if written.rows and written.schema_id != head.schema_id:
         raise OtherColumns
+    if MERGED in head.writers and not entries[0].stream.merges:
+        raise merged_already()
     moved: dict[str, WriterState] = {}
     for entry in entries:
         moved[entry.stream.writer] = _advanced(entry, moved.get(entry.stream.writer), head.writers)
@@ -83,6 +87,14 @@ def commit_of(entries: Sequence[Pending], written: Written, head: Snapshot) -> C
         dead_letters=tuple(replace(file, added_in=head.version + 1) for file in written.dead),
         event_time_high_us=max(highs, default=None),
         trace_context=next((entry.stream.trace_context for entry in entries if entry.stream.trace_context), ""),
+    )
+
+
+def merged_already() -> errors.WriterModeConflict:
+    return errors.WriterModeConflict(
+        "the table is merged into: a key names one row there",
+        field="open.table",
+        hint="use MergeRows, or another table",
     )
 
 

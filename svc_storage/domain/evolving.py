@@ -130,7 +130,9 @@ async def _write_anew(committer: Committing, new: TableDefinition, rewrites: _Re
         written = await files.write(new_name(file.level), _rows(committer, file, schema), schema, level=file.level)
         if written.row_count != file.row_count:
             await files.remove([written.path])
-            raise errors.ChecksumMismatch(f"{file.path} has {written.row_count} rows where the log says {file.row_count}")
+            raise errors.ChecksumMismatch(
+                f"{file.path} has {written.row_count} rows where the log says {file.row_count}"
+            )
         rewrites.done[file.path] = written
 
 

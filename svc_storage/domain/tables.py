@@ -23,7 +23,6 @@ from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.schema_change import difference, evolve
 from svc_storage.ports import Backend, Catalog, Clock, Dependents, RequestMark, Snapshot, TableRow
 
-
 _COPY = "table.json"
 
 
@@ -85,8 +84,8 @@ class Tables:
     async def update(
         self, name: str, changed: TableDefinition, *, schema: pa.Schema | None, etag: str, request: RequestMark
     ) -> TableState:
-        """Replaces description, rules and event-time column by those of `changed`. `schema`: all columns as they shall be, None for no change;
-        theirs is a commit of its own, before the rest: a kill between them leaves the columns, and the repeat does the rest.
+        """Replaces description, rules and event-time column by those of `changed`. `schema`: all columns as they shall be, None for no
+        change; they are a commit of its own, before the rest: a kill between leaves the columns, and the repeat does the rest.
 
         Raises TableNotFound, EtagMismatch, SchemaConflict, FieldInvalid."""
         table_name(name, at="table.name")

@@ -28,9 +28,7 @@ def write(table: DeltaTable, commit: Commit) -> None:
     same_types = all(field.name not in before or before[field.name].type == field.type for field in new.fields)
     if same_types and not commit.adds and not commit.removes:
         changed = [
-            field
-            for field in new.fields
-            if field.name not in before or before[field.name].nullable != field.nullable
+            field for field in new.fields if field.name not in before or before[field.name].nullable != field.nullable
         ]
         table.alter.add_columns(changed, commit_properties=properties, post_commithook_properties=_NO_HOOKS)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,6 +13,7 @@ from millrace.client.resources import HeldBy, Resources
 from millrace.client.watch import Deleted, Put, Synced, watch_resources
 from millrace.errors import ResourceExists, RunNotFound
 from millrace.extract.v1 import extract_pb2
+from millrace.server.identity import caller_request_id
 from millrace.storage.v1 import resources_pb2
 from millrace.types.v1 import run_pb2
 from svc_extract.convert import runs as convert_runs
@@ -39,7 +39,7 @@ class StorageCatalog:
             overwrite=not source.etag,
             status=convert.status_to(status or SourceStatus()),
             on_behalf_of=owner,
-            request_id=_of_caller(owner, request_id),
+            request_id=caller_request_id(request_id),
         )
         return _source(stored)
 
@@ -51,7 +51,7 @@ class StorageCatalog:
         return [_source(one) for one in found], token
 
     async def delete_source(self, name: str, *, etag: str, request_id: str) -> None:
-        await self._resources.delete(name, etag=etag, request_id=_of_caller("", request_id))
+        await self._resources.delete(name, etag=etag, request_id=caller_request_id(request_id))
 
     # -- runs ----------------------------------------------------------------------------------------------------------
     async def create_run(self, run: Run, *, owner: str) -> tuple[Run, bool]:
@@ -71,7 +71,7 @@ class StorageCatalog:
         spec = run_pb2.RunSpec()
         stored.spec.Unpack(spec)
         spec.cancel_requested = True
-        asked = _of_caller(stored.etag, request_id)
+        asked = caller_request_id(f"{stored.etag} {request_id}")  # after an EtagMismatch it asks something else
         changed, _ = await self._resources.put(run.name, spec, etag=stored.etag, request_id=asked)
         return _run(changed)
 
@@ -161,8 +161,3 @@ def _event(stored: resources_pb2.ResourceEvent) -> RunEvent | None:
     if what is None:
         return None
     return RunEvent(stored.sequence, stored.time.seconds * 1_000_000 + stored.time.nanos // 1000, what)
-
-
-def _of_caller(caller: str, request_id: str) -> str:
-    """Callers choose request ids without knowing each other's; to storage they all come from extract."""
-    return hashlib.sha256(f"{caller}\0{request_id}".encode()).hexdigest()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from svc_storage.adapters.cassandra.entries import CassandraEntries
 from svc_storage.adapters.control_log.entries import Entries, MemoryEntries
 from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.memory.control import MemoryControl
 from svc_storage.adapters.s3.entries import S3Entries
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.ports import ControlStore
-from tests.servers import weed
+from tests.servers import cassandra, weed
 
 Replicas = Callable[[], Awaitable[LogControl]]
 """Opens one more replica on one and the same log."""
@@ -36,7 +38,16 @@ def _s3() -> Callable[[], Entries]:
     return lambda: S3Entries(objects)
 
 
-LOGS: Mapping[str, Callable[[], Callable[[], Entries]]] = {"control_log": _control_log, "s3": _s3}
+def _cassandra() -> Callable[[], Entries]:
+    session, log = cassandra.shared_session(), uuid.uuid4().hex
+    return lambda: CassandraEntries(session, log)
+
+
+LOGS: Mapping[str, Callable[[], Callable[[], Entries]]] = {
+    "control_log": _control_log,
+    "s3": _s3,
+    "cassandra": _cassandra,
+}
 """Each gives an empty log of its own, as a way to open it."""
 
 

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.wire.schema import schema_to_proto
 from tests.chaos.fleet import EpisodeFailed, Fleet, Service
 from tests.chaos.nursery import Nursery
+from tests.chaos.plan import Fate
 from tests.chaos.proxy import Proxy
 from tests.chaos.report import ROOT
 from tests.chaos.stores import memory
@@ -112,13 +114,40 @@ class Stage:
         return result
 
 
+class Supervised(Fleet):
+    """Starts a storage again that could not start because its store was in trouble, as a supervisor does: it ended with 1 and one line."""
+
+    excused_until = 0.0
+
+    async def live(self, service: Service, fates: Sequence[Fate]) -> None:
+        for fate in fates:
+            service.spawn(fate)
+            self.died(service, await self._until_dead(service, fate))
+        service.spawn()
+        while not await service.ready():
+            await self._again(service, Fate())
+
+    async def _until_dead(self, service: Service, fate: Fate) -> str:
+        while True:
+            try:
+                return await super()._until_dead(service, fate)
+            except EpisodeFailed:
+                await self._again(service, fate)
+
+    async def _again(self, service: Service, fate: Fate) -> None:
+        if service.running.returncode != 1 or time.monotonic() > self.excused_until:
+            raise EpisodeFailed(f"{service.name} ended by itself: {service.running.poll()}\n{service.tail()}")
+        await asyncio.sleep(0.2)
+        service.spawn(fate)
+
+
 class Episode:
     def __init__(self, plan: Plan, folder: Path, nursery: Nursery, ground: Ground, result: Result) -> None:
         self.plan, self.ground, self.result = plan, ground, result
         dice = random.Random(f"stores episode {plan.backend} {plan.seed}")
         self.dice = dice
         env = {"storage": {"MILLRACE_STORAGE_BACKEND": ground.backend, **ground.settings(folder)}}
-        self.fleet = Fleet(folder, random.Random(f"power {plan.seed}"), nursery=nursery, env=env)
+        self.fleet = Supervised(folder, random.Random(f"power {plan.seed}"), nursery=nursery, env=env)
         self.replicas = [self.fleet.storage]
         for number in range(1, len(plan.fates)):
             self.replicas.append(Service(self.fleet, "storage", f"storage-{number}", self.fleet.storage.env))
@@ -198,6 +227,8 @@ class Episode:
             else:
                 await way.swallow(trouble.seconds)
         else:
+            # Until it is over, and some time for a start that began before.
+            self.fleet.excused_until = max(self.fleet.excused_until, time.monotonic() + trouble.seconds + 20)
             await self.ground.trouble(trouble)
 
     async def _judge(self) -> None:

@@ -20,12 +20,14 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import assembly, contract, evolving
+from svc_storage.domain import assembly, contract, evolving, merging
 from svc_storage.domain.appending import AppendStream, OpenRequest
+from svc_storage.domain.assembly import Written
 from svc_storage.domain.contract import Checked
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.following import Following
 from svc_storage.domain.group import SAMPLE, Ack, Group, Pace, Pending, Waiter
+from svc_storage.domain.keys import IndexOf
 from svc_storage.domain.landing import Landing, follows
 from svc_storage.domain.rehearsal import Rehearsal
 from svc_storage.domain.schema_change import SchemaChange
@@ -64,7 +66,9 @@ class Committer:
         definition: TableDefinition,
         leases: LeaseCheck,
         clock: Clock,
+        index_of: IndexOf,
     ) -> None:
+        self._index_of = index_of
         self._declared = self._definition = definition
         self.files = files
         self.view = view
@@ -115,6 +119,9 @@ class Committer:
     @property
     def stream_count(self) -> int:
         return len(self._streams)
+
+    def is_streaming(self, writer: str) -> bool:
+        return writer in self._streams
 
     async def open(self, request: OpenRequest) -> AppendStream:
         """W1, W2: fences durably, drops the older stream's uncommitted batches, then answers.
@@ -284,7 +291,8 @@ class Committer:
         started_s = self._clock.monotonic_s()
         try:
             await self._check_leases(group)
-            entries, committed = await self._commit_entries([entry for entry in group.entries if entry.stream.live])
+            live = [entry for entry in group.entries if entry.stream.live]
+            entries, committed, written = await self._commit_entries(live)
         except errors.MillraceError as error:
             _fail(group.entries, error)
             return
@@ -292,30 +300,38 @@ class Committer:
             _log.exception("a commit failed unexpectedly")
             _fail(group.entries, errors.Unexpected("the commit failed"))
             return
-        if committed is None:
+        if committed is None or written is None:
             return
         self.commits += 1
         self.rows += committed.commit.rows_added
         self._pace.note(self._clock.monotonic_s() - started_s)
         failpoint("storage.before_ack")
-        self._acknowledge(entries, committed)
+        self._acknowledge(entries, committed, written)
 
-    async def _commit_entries(self, entries: Sequence[Pending]) -> tuple[Sequence[Pending], Committed | None]:
+    async def _commit_entries(
+        self, entries: Sequence[Pending]
+    ) -> tuple[Sequence[Pending], Committed | None, Written | None]:
         """What was committed of them: streams that do not follow what is stored any more end alone."""
         for _ in range(ATTEMPTS):
             if not entries:
-                return (), None
+                return (), None, None
             time_us = max(self._clock.now_us(), self.view.head.time_us)
-            written = await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
+            written = await self._write(entries, time_us)
             make = _maker(entries, written, lambda: self.view.head)
             try:
-                return entries, await self.commit(make)
+                return entries, await self.commit(make), written
             except assembly.WriterMoved:
                 await self.files.remove([*(file.path for file in written.rows), *(file.path for file in written.dead)])
                 entries = self._still_following(entries)
             except assembly.OtherColumns:  # another replica changed them: the files are written anew
                 await self.files.remove([*(file.path for file in written.rows), *(file.path for file in written.dead)])
         raise errors.CommitConflict("other replicas kept moving these writers", retry_after_ms=200)
+
+    async def _write(self, entries: Sequence[Pending], time_us: int) -> Written:
+        if not entries[0].stream.merges:
+            return await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
+        into = merging.Into(self.files, self.definition, self.view.head, self._index_of)
+        return await merging.write_files(into, entries, time_us=time_us)
 
     def _still_following(self, entries: Sequence[Pending]) -> Sequence[Pending]:
         """Without the streams whose writer another replica moved; those end."""
@@ -348,7 +364,7 @@ class Committer:
         self.landing.unsure = False
         return committed
 
-    def _acknowledge(self, entries: Sequence[Pending], committed: Committed) -> None:
+    def _acknowledge(self, entries: Sequence[Pending], committed: Committed, written: Written) -> None:
         by_stream: dict[Waiter, list[Pending]] = {}
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry)
@@ -357,7 +373,7 @@ class Committer:
             self._answers.discard(stream)
             ack = replace(
                 _ack_of(state, committed.version, committed.commit.time_us),
-                rows_written=sum(entry.rows.num_rows for entry in own),
+                **merging.counts(own, written),
                 rows_dead=sum(len(entry.dead) for entry in own),
                 sample=tuple(row for entry in own for row in entry.sample)[:SAMPLE],
             )
@@ -384,8 +400,9 @@ class Committer:
         stored = self.view.head.writers.get(request.writer)
         claim = EpochClaim(request.epoch, request.principal, request.lease, lease_epoch)
         state = take_epoch(stored, claim)
+        merging.check_mode(request, self.definition, self.view.head, self._streams.values())
         if request.validate_only:
-            return AppendStream(Rehearsal(self), request, state, self.view.head.version)
+            return AppendStream(merging.desk_for(Rehearsal(self), request), request, state, self.view.head.version)
         if older := self._streams.get(request.writer):
             self.leave(older)
             older.fail(_superseded(older.epoch, state.epoch))
@@ -393,7 +410,9 @@ class Committer:
             if request.lease:
                 await self._leases.raise_floor(request.lease, state.epoch)
             await self._fence(request.writer, state, stored)
-        stream = AppendStream(self, request, self.view.head.writers[request.writer], self.view.head.version)
+        stream = AppendStream(
+            merging.desk_for(self, request), request, self.view.head.writers[request.writer], self.view.head.version
+        )
         self._streams[request.writer] = stream
         return stream
 
@@ -413,7 +432,9 @@ class Committer:
         await self.commit(make)
 
 
-def _maker(entries: Sequence[Pending], written: assembly.Written, head: Callable[[], Snapshot]) -> Callable[[], Commit]:
+def _maker(entries: Sequence[Pending], written: Written, head: Callable[[], Snapshot]) -> Callable[[], Commit]:
+    if isinstance(written, merging.Merged):
+        return lambda: merging.commit_of(entries, written, head())
     return lambda: assembly.commit_of(entries, written, head())
 
 

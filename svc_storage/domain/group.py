@@ -16,12 +16,15 @@ from svc_storage.ports import BatchMark, Version
 MAX_BYTES = 64 * 1024 * 1024
 """A group of this size commits at once; streams wait while it is full."""
 SHORTEST_S, LONGEST_S = 0.1, 2.0
+MERGE_INTERVAL_S = 10.0
+"""How long merged rows wait for their commit when their stream does not say: each rewrites files."""
 SAMPLE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """Everything before `next_offset` is stored. The counts are since the ack before. `positions`: what is covered."""
+    """Everything before `next_offset` is stored. The counts are since the ack before; of a merge, each row counts as written (of these,
+    `rows_updated` replaced one), deleted or ignored. `positions`: what is covered."""
 
     next_offset: int
     version: Version
@@ -29,6 +32,9 @@ class Ack:
     rows_written: int = 0
     rows_dead: int = 0
     rows_duplicate: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    rows_ignored: int = 0
     sample: tuple[BadRow, ...] = ()
     positions: Mapping[str, str] = field(default_factory=dict)
     event_time_high_us: int | None = None
@@ -46,6 +52,9 @@ class Ack:
             rows_written=earlier.rows_written + self.rows_written,
             rows_dead=earlier.rows_dead + self.rows_dead,
             rows_duplicate=earlier.rows_duplicate + self.rows_duplicate,
+            rows_updated=earlier.rows_updated + self.rows_updated,
+            rows_deleted=earlier.rows_deleted + self.rows_deleted,
+            rows_ignored=earlier.rows_ignored + self.rows_ignored,
             sample=(*earlier.sample, *self.sample)[:SAMPLE],
             positions=self.positions,
             event_time_high_us=self.event_time_high_us,
@@ -62,6 +71,7 @@ class Waiter(Protocol):
     principal: str
     interval_s: float
     trace_context: str
+    merges: bool
 
     @property
     def live(self) -> bool: ...

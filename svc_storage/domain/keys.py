@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ Mask = npt.NDArray[np.bool_]
 
 CACHE_BYTES = 256 << 20
 """Of indices in memory, over all tables: 12 bytes a row."""
+GAP_ROWS = 65_536
+"""Rows of one file further apart than this are read as two ranges."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FOLD = np.uint64(0xBF58476D1CE4E5B9)
 _BASE = np.uint64(0x100000001B3)
@@ -92,6 +94,10 @@ class KeyIndex:
         return self.sorted.nbytes + self.rows.nbytes + 200
 
 
+IndexOf = Callable[[DataFile, pa.Schema], KeyIndex]
+"""Of one table: the index of a file for key columns. Blocking."""
+
+
 class KeyIndexes:
     """The indices of files that were looked into lately. Files never change, so nothing here is ever stale. For any thread."""
 
@@ -151,6 +157,35 @@ class Keys:
             if not mask.any():
                 break
         return np.flatnonzero(mask)
+
+
+def read_rows(
+    files: TableFiles, file: DataFile, rows: Rows, schema: pa.Schema, *, check: Callable[[], None] | None = None
+) -> tuple[pa.RecordBatch, Rows]:
+    """Blocking. The columns of some rows of a file, each row once, and for each of `rows` (at least one) its place among them. Only the
+    ranges around them are read. `check` is called between pieces and may raise."""
+    wanted, at = np.unique(rows, return_inverse=True)
+    parts: list[pa.RecordBatch] = []
+    for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP_ROWS) + 1):
+        for first, batch in files.batches(file, schema, int(run[0]), int(run[-1]) + 1):
+            if check is not None:
+                check()
+            here = run[(run >= first) & (run < first + batch.num_rows)] - first
+            if len(here):
+                parts.append(batch.take(pa.array(here)))
+    return pa.concat_batches(parts), at
+
+
+def codes(columns: Sequence[pa.Array]) -> Rows:
+    """One number per row, equal exactly where the keys are equal. NULL equals NULL here."""
+    found = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        if pa.types.is_floating(column.type):
+            plain = column.to_numpy(zero_copy_only=False) + 0.0
+            column = pa.array(plain, column.type)
+        indices = pc.dictionary_encode(column, null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+        _, found = np.unique(found * (int(indices.max(initial=0)) + 1) + indices, return_inverse=True)
+    return found
 
 
 def key_schema(schema: pa.Schema, primary_key: Sequence[str]) -> pa.Schema:

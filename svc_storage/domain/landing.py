@@ -17,12 +17,13 @@ from svc_storage.domain.following import Following
 from svc_storage.domain.leadership import Leader
 from svc_storage.domain.versions import LogView
 from svc_storage.ports import (
+    MERGED,
     Clock,
     Commit,
     CommitKind,
     CommitLog,
-    Committed,
     CommitRoute,
+    Committed,
     Proposal,
     Snapshot,
     TableRow,
@@ -151,6 +152,8 @@ def follows(proposal: Proposal, head: Snapshot) -> Commit:
         raise errors.CommitConflict("the table's columns changed since this commit was decided")
     if head.version != proposal.after and (commit.kind in _WHOLE or commit.schema is not None or commit.expire_below):
         raise errors.CommitConflict("the table moved on since this commit was decided")
+    if commit.kind is CommitKind.APPEND and MERGED in head.writers:
+        raise errors.CommitConflict("the table is merged into since this commit was decided")
     number = head.version + 1
     return replace(
         commit,

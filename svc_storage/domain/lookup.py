@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from millrace.errors import FieldInvalid, NoPrimaryKey, ResultTooLarge, VersionExpired
 from svc_storage.domain.bounds import bounds_of
 from svc_storage.domain.definition import DEAD_LETTERS, INGESTED_AT, TableDefinition
-from svc_storage.domain.keys import KeyIndexes, Keys, Mask, Rows, equal, key_schema
+from svc_storage.domain.keys import Keys, Mask, Rows, equal, key_schema, read_rows
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.pinned import chosen_columns
 from svc_storage.ports import DataFile, Snapshot, Version
@@ -30,8 +30,6 @@ MAX_ANSWER_BYTES = 16 << 20
 """Of the found rows in memory; what does not fit a message is refused when it is encoded."""
 PART_ROWS = 262_144
 """Rows of one file that are compared at a time where a key has several."""
-GAP_ROWS = 65_536
-"""Rows of one file further apart than this are read as two ranges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +66,8 @@ class Found:
 class Lookups:
     """`pool`: bounded threads for reading files."""
 
-    def __init__(self, opened: Opened, pool: Executor, indexes: KeyIndexes) -> None:
-        self._opened, self._pool, self._indexes = opened, pool, indexes
+    def __init__(self, opened: Opened, pool: Executor) -> None:
+        self._opened, self._pool = opened, pool
 
     async def pin(self, wish: LookupWish) -> Target:
         """Raises NoPrimaryKey, TableNotFound, TableRecreated, FieldInvalid (columns), VersionExpired, VersionInFuture."""
@@ -100,7 +98,7 @@ class Lookups:
             raise FieldInvalid(f"1 to {MAX_KEYS:,} keys", field="keys")
         stop = threading.Event()
         try:
-            work = _Lookup(target, Keys.of(keys), self._indexes, stop).run
+            work = _Lookup(target, Keys.of(keys), stop).run
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             stop.set()  # the caller's time is up: nothing more is read
@@ -109,8 +107,8 @@ class Lookups:
 class _Lookup:
     """One call, on a worker thread."""
 
-    def __init__(self, target: Target, keys: Keys, indexes: KeyIndexes, stop: threading.Event) -> None:
-        self._target, self._keys, self._indexes, self._stop = target, keys, indexes, stop
+    def __init__(self, target: Target, keys: Keys, stop: threading.Event) -> None:
+        self._target, self._keys, self._stop = target, keys, stop
         self._files = list(target.snapshot.files.values())
         sequence = target.definition.sequence_column
         stored = target.snapshot.schema
@@ -144,8 +142,7 @@ class _Lookup:
         if not len(wanted):
             return wanted, wanted
         self._check()
-        table = self._target.table
-        index = self._indexes.get(table.row.uid, table.files, file, self._target.keys)
+        index = self._target.table.index_of(file, self._target.keys)
         which, rows = index.find(self._keys.hashes[wanted])
         return wanted[which], rows
 
@@ -232,17 +229,7 @@ class _Lookup:
         return pa.RecordBatch.from_arrays(rows.columns, schema=schema), found.tolist()
 
     def _rows_at(self, number: int, rows: Rows, schema: pa.Schema) -> tuple[pa.RecordBatch, Rows]:
-        """The rows of one file, each once, and for each of `rows` its place among them."""
-        wanted, at = np.unique(rows, return_inverse=True)
-        parts: list[pa.RecordBatch] = []
-        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP_ROWS) + 1):
-            batches = self._target.table.files.batches(self._files[number], schema, int(run[0]), int(run[-1]) + 1)
-            for first, batch in batches:
-                self._check()
-                here = run[(run >= first) & (run < first + batch.num_rows)] - first
-                if len(here):
-                    parts.append(batch.take(pa.array(here)))
-        return pa.concat_batches(parts), at
+        return read_rows(self._target.table.files, self._files[number], rows, schema, check=self._check)
 
     def _check(self) -> None:
         if self._stop.is_set():

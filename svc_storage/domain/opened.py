@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+import pyarrow as pa
+
 from millrace import errors
 from svc_storage.domain import dead_letters
 from svc_storage.domain.committer import Committer
 from svc_storage.domain.definition import DEAD_LETTERS, TableDefinition
 from svc_storage.domain.following import Following
-from svc_storage.domain.landing import Landing
 from svc_storage.domain.keys import KeyIndex, KeyIndexes
+from svc_storage.domain.landing import Landing
 from svc_storage.domain.leadership import Fleet
 from svc_storage.domain.plans import Plans
 from svc_storage.domain.versions import LogView
@@ -315,6 +317,7 @@ class Opened:
                 clock=self._clock,
                 fleet=self._fleet,
                 shared=self._backend.shared,
+                indexes=self._indexes,
             )
             await table.plans.start()
             self._open[row.uid] = table

@@ -8,14 +8,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.domain.assembly import new_name
-from svc_storage.domain.committer import Committer
 from svc_storage.ports import Commit, CommitKind, Committed, DataFile, DeadLetterFile, TableFiles
+
+if TYPE_CHECKING:
+    from svc_storage.domain.committer import Committer
 
 Keep = Callable[[pa.RecordBatch], pa.RecordBatch]
 """The rows of a batch that stay, or what stands in their place."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from millrace import errors
 from svc_storage.domain.writers import advance
 from svc_storage.ports import (
+    MERGED,
     Commit,
     CommitKind,
     Committed,
@@ -110,6 +111,7 @@ def summarise(commits: Sequence[Committed]) -> VersionEvent:
     positions: dict[str, WriterState] = {}
     for committed in commits:
         positions.update(committed.commit.writers)
+    positions.pop(MERGED, None)
     return VersionEvent(
         first=commits[0].version,
         number=commits[-1].version,

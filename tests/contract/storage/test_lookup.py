@@ -14,7 +14,7 @@ from millrace import errors
 from svc_storage.domain import compaction
 from svc_storage.domain.appending import Incoming
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.keys import KeyIndexes, key_schema
+from svc_storage.domain.keys import key_schema
 from svc_storage.domain.lookup import MAX_KEYS, Found, Lookups, LookupWish
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import Version
@@ -40,7 +40,7 @@ class Book:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.lookups = Lookups(rig.opened, rig.pool, KeyIndexes())
+        self.lookups = Lookups(rig.opened, rig.pool)
         self.upkeep = Upkeep(rig.opened, rig.catalog, rig.backend, NoReaders(), rig.clock, Policy())
 
     async def commit(self, *batches: pa.RecordBatch) -> Version:

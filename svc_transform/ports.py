@@ -232,8 +232,8 @@ class RunLog(Observer, Protocol):
 
     async def started(self) -> None: ...
 
-    async def finished(self, error: BaseException | None) -> None:
-        """SUCCEEDED, CANCELLED when it was asked for, else FAILED with `error`."""
+    async def finished(self, error: BaseException | None, *, cancelled: bool = False) -> None:
+        """CANCELLED when it stopped for that (`cancelled`), or failed after it was asked to; FAILED with `error`; else SUCCEEDED."""
 
 
 class Runs(Protocol):

@@ -6,7 +6,7 @@ is under way, and the run after it repeats the same versions and leaves out what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -41,12 +41,23 @@ ONE_COMMIT_BYTES = 3_000_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run did (`step`, empty for nothing) and where the output stands now."""
+    """What a run did (`step`, empty for nothing) and where the output stands now.
+
+    `cancelled`: it stopped between two commits; `position` is then what the next run need not hurry for."""
 
     step: Plan
     judged: Incrementality
     inputs: tuple[TableFacts, ...]
     position: Mapping[str, str]
+    cancelled: bool = False
+
+
+class _Stopped(Exception):
+    """Somebody cancelled the run: what is committed stays, and the run after it goes on there."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Runner:
@@ -107,12 +118,22 @@ class Runner:
             description=f"Made by the transform {recipe.short_name}.",
         )
 
-    async def run(self, recipe: Recipe, epoch: int, observer: Observer, *, refresh: bool = False) -> Outcome:
-        """Runs once over what is new. Raises what reading, the engine and storage raise."""
+    async def run(
+        self,
+        recipe: Recipe,
+        epoch: int,
+        observer: Observer,
+        *,
+        refresh: bool = False,
+        stop: Callable[[], bool] = _never,
+    ) -> Outcome:
+        """Runs once over what is new; looks at `stop` before each commit. Raises what reading, the engine and storage raise."""
         table = await self.prepare(recipe)
         output = await self._outputs.open(table, recipe, epoch)
         try:
             outcome = await self._plan(recipe, output, refresh)
+            if stop():
+                return replace(outcome, cancelled=True)
             if outcome.step.replaces_output:
                 reason = outcome.step.reason
                 await output.close()
@@ -123,12 +144,14 @@ class Runner:
                 return outcome
             await observer.planned(outcome.step)
             try:
-                await self._copy(recipe, outcome.step, output, observer)
+                await self._copy(recipe, outcome.step, output, observer, stop)
+            except _Stopped:
+                return replace(outcome, position=outcome.step.position, cancelled=True)
             except (VersionExpired, TableRecreated, ChangesNotAppendOnly):
                 if refresh or outcome.step.full_refresh:
                     raise
                 await output.close()
-                return await self.run(recipe, epoch, observer, refresh=True)
+                return await self.run(recipe, epoch, observer, refresh=True, stop=stop)
             return replace(outcome, position=outcome.step.position)
         finally:
             await output.close()
@@ -141,7 +164,9 @@ class Runner:
         step = plan(recipe, judged, tables, output.position, output.next_offset, refresh=refresh)
         return Outcome(step, judged, inputs, output.position)
 
-    async def _copy(self, recipe: Recipe, step: Plan, output: Output, observer: Observer) -> None:
+    async def _copy(
+        self, recipe: Recipe, step: Plan, output: Output, observer: Observer, stop: Callable[[], bool]
+    ) -> None:
         failpoint("transform.before_run")
         async with self._engine.run(recipe.sql, recipe.namespace, step.inputs) as result:
             batches = without_first(result, step.skip)
@@ -157,6 +182,8 @@ class Runner:
                     await output.write(held.slice(0, 0), step.started(output.next_offset, output.position))
                 failpoint("transform.after_started")
                 while held is not None:
+                    if stop():
+                        raise _Stopped
                     read += held.num_rows
                     await output.write(held)
                     failpoint("transform.after_batch")

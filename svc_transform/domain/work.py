@@ -113,21 +113,30 @@ class Worker:
         """One run: how it went, or why it did not."""
         observer = self._reports.observer(recipe, held.epoch)
         try:
-            if run is not None:
-                await run.started()
-            refresh = run is not None and run.full_refresh
-            outcome = await self._runner.run(recipe, held.epoch, _both(observer, run), refresh=refresh)
+            if run is not None and run.cancelled:
+                await run.finished(None, cancelled=True)
+                run = None
+            if run is None:
+                outcome = await self._runner.run(recipe, held.epoch, observer)
+            else:
+                outcome = await self._asked_for(run, recipe, held, observer)
         except (LeaseLost, WriterFenced):
             raise
         except Exception as error:
             if run is not None:
                 await run.finished(error)
             return error
-        if run is not None:
-            await run.finished(None)
         await self._reports.report(
             recipe, Report(state="IDLE", epoch=held.epoch, step=outcome.step, judged=outcome.judged)
         )
+        return outcome
+
+    async def _asked_for(self, run: RunLog, recipe: Recipe, held: Held, observer: Observer) -> Outcome:
+        await run.started()
+        outcome = await self._runner.run(
+            recipe, held.epoch, _Both(observer, run), refresh=run.full_refresh, stop=lambda: run.cancelled
+        )
+        await run.finished(None, cancelled=outcome.cancelled)
         return outcome
 
     async def _failed(self, recipe: Recipe, held: Held, attempt: int, error: Exception) -> float:
@@ -217,10 +226,6 @@ class _Both:
     async def progress(self, rows_read: int, written: Written) -> None:
         for observer in self._observers:
             await observer.progress(rows_read, written)
-
-
-def _both(first: Observer, second: Observer | None) -> Observer:
-    return first if second is None else _Both(first, second)
 
 
 async def _until_lost(work: Coroutine[Any, Any, None], held: Held) -> None:

@@ -57,11 +57,13 @@ class StoredRun:
             )
         )
 
-    async def finished(self, error: BaseException | None) -> None:
-        state = run_pb2.RUN_STATE_SUCCEEDED
-        if error is not None:
-            state = run_pb2.RUN_STATE_CANCELLED if self.cancelled else run_pb2.RUN_STATE_FAILED
-        await self._reporter.finished(state, error if state == run_pb2.RUN_STATE_FAILED else None)
+    async def finished(self, error: BaseException | None, *, cancelled: bool = False) -> None:
+        if cancelled or (error is not None and self.cancelled):
+            await self._reporter.finished(run_pb2.RUN_STATE_CANCELLED)
+        elif error is not None:
+            await self._reporter.finished(run_pb2.RUN_STATE_FAILED, error)
+        else:
+            await self._reporter.finished(run_pb2.RUN_STATE_SUCCEEDED)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from millrace.client.channel import Connection, open_channel
+from millrace.errors import RunNotFound
+from millrace.server import runs as server_runs
+from millrace.server.runs import Runs
+from millrace.server.testing import Served
 from millrace.storage.v1 import frames_pb2, storage_pb2
 from millrace.transform.v1 import transform_pb2 as pb
 from millrace.types.v1 import run_pb2, types_pb2
@@ -218,3 +224,44 @@ def test_without_a_token_nothing_is_answered(
     with pytest.raises(grpc.RpcError) as caught:
         stub.ListTransforms(pb.ListTransformsRequest())
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def written(runs: Runs, name: str) -> int:
+    try:
+        return (await runs.get(name)).progress.rows_written
+    except RunNotFound:
+        return 0
+
+
+async def test_a_cancelled_run_ends_at_its_next_commit(
+    grpc_stub: Any, storage: Any, numbers: str, stack: tuple[Served, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh of some hundred commits; afterwards the transform waits for the next change, without a back-off."""
+    monkeypatch.setattr(server_runs, "PROGRESS_S", 0.05)
+    append(storage, numbers, 0, 1)
+    sql = f"SELECT n.id, r.range AS k FROM {numbers} n, range(6000000) r"
+    transform = await asyncio.to_thread(put, grpc_stub, sql, paused=False)
+    request = pb.RunTransformRequest(transform=transform.name, request_id=rid(), full_refresh=True)
+    name = f"{NAMESPACE}/runs/{request.request_id}"
+    channel = open_channel(stack[0].target)
+    runs = Runs(Connection(channel, token=lambda: "local-token"))
+
+    def follow() -> list[run_pb2.RunEvent]:
+        return [response.event for response in grpc_stub.RunTransform(request)]
+
+    following = asyncio.create_task(asyncio.to_thread(follow))
+    try:
+        while not await written(runs, name):
+            await asyncio.sleep(0.02)
+        await runs.cancel(name, rid())
+        finished = (await following)[-1].finished
+    finally:
+        await channel.close()
+    assert finished.state == run_pb2.RUN_STATE_CANCELLED
+    assert 0 < finished.progress.rows_written < 6_000_000
+    get = pb.GetTransformRequest(name=transform.name)
+    await asyncio.to_thread(
+        until,
+        lambda: grpc_stub.GetTransform(get).transform.status,
+        lambda status: status.state == run_pb2.WORK_STATE_IDLE,
+    )

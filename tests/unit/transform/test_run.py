@@ -154,3 +154,24 @@ async def test_a_column_of_another_type_is_refused() -> None:
     await tables.create(OUT, pa.schema([("id", pa.string())]))
     with pytest.raises(SchemaMismatch, match="id"):
         await runner(tables).prepare(recipe("SELECT id FROM f"))
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+async def test_a_cancelled_run_stops_between_two_commits_and_the_next_goes_on(after: int) -> None:
+    tables, seen = await world(), MemoryReports()
+    await tables.append(F, flights(0, 2_000))
+    looked = 0
+
+    def stop() -> bool:
+        nonlocal looked
+        looked += 1
+        return looked > after
+
+    wide = recipe("SELECT f.id, f.k FROM f")
+    outcome = await runner(tables, batch_rows=100).run(wide, 1, seen, stop=stop)
+    assert outcome.cancelled
+    stopped_at = (await tables.get(OUT)).version
+    outcome = await runner(tables, batch_rows=100).run(wide, 1, seen)
+    assert not outcome.cancelled
+    assert rows(tables.content(OUT)) == await expected(tables, wide)
+    assert stopped_at < (await tables.get(OUT)).version

@@ -17,7 +17,6 @@ from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
 from svc_storage.domain.catalog import TableRows
 from svc_storage.domain.expiry import Expiry
-from svc_storage.domain.keys import KeyIndexes
 from svc_storage.domain.leases import Leases
 from svc_storage.domain.lookup import Lookups
 from svc_storage.domain.opened import Opened
@@ -48,7 +47,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     tables = Tables(catalog, backend, opened, users, clock)
     reading = ThreadPoolExecutor(settings.workers, thread_name_prefix="reads")  # readers never hold up a commit
     reads = Reads(opened, control, clock, reading, DirectAccess(settings.direct_files, store.id))
-    lookups = Lookups(opened, reading, KeyIndexes())
+    lookups = Lookups(opened, reading)
     storage = StorageServicer(tables=tables, opened=opened, reads=reads, lookups=lookups, clock=clock, pool=reading)
     policy = Policy(look_every_s=settings.upkeep_interval_ms / 1000)
     upkeep = Upkeep(opened, catalog, backend, users, clock, policy)

@@ -76,7 +76,7 @@ class ObservedBackend:
 
     def __init__(self, inner: Backend, signals: Signals) -> None:
         self._inner, self._signals = inner, signals
-        self.name = inner.name
+        self.name, self.shared = inner.name, inner.shared
 
     async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
         await self._inner.create(uid, schema, time_us=time_us)

@@ -74,7 +74,7 @@ class Leadership:
 
     def __init__(self, leases: Leases, clock: Clock, *, name: str, address: str, ttl_ms: int = TTL_MS) -> None:
         self._leases, self._clock, self._ttl_ms = leases, clock, ttl_ms
-        self._holder = f"{name} {address}"
+        self.name, self._holder = name, f"{name} {address}"
         self._held: dict[str, Held] = {}
         self._others: dict[str, _Other] = {}
         self._guards: dict[str, asyncio.Lock] = {}

@@ -205,6 +205,8 @@ class Reads:
 
     async def _pinned(self, wish: ReadWish) -> Pinned:
         view = await self._tables.view(wish.scan.table, uid=wish.table_uid)
+        if wish.version is None:
+            await view.refresh()
         return await pin(view, wish.scan, _version(view, wish))
 
     async def _pinned_split(self, part: SplitToken) -> Pinned:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from millrace.errors import MillraceError
 from svc_storage.domain import compaction, plans
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import follow_schema
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
 DAY_US = 24 * HOUR_US
+ROWS_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class Upkeep:
         self._readers, self._clock, self._policy = readers, clock, policy
         self._tended: dict[str, _Tended] = {}
         self._folders_us = clock.now_us()
+        self._rows_s = clock.monotonic_s()
 
     async def run(self) -> None:
         """Until cancelled. One table at a time; a fault in one does not keep the others waiting."""
@@ -67,10 +70,19 @@ class Upkeep:
                     if table.deleted:
                         continue
                     _log.exception("upkeep of %s failed", table.row.name)
+            if self._clock.monotonic_s() - self._rows_s > ROWS_EVERY_S:
+                self._rows_s = self._clock.monotonic_s()
+                await self._check_rows()
             if self._clock.now_us() - self._folders_us > self._policy.collect_every_us:
                 self._folders_us = self._clock.now_us()
                 await self.collect_folders()
             await asyncio.sleep(self._policy.look_every_s)
+
+    async def _check_rows(self) -> None:
+        try:
+            await self._opened.check_rows()
+        except MillraceError as failed:
+            _log.warning("the tables' definitions were not looked up: %s", failed.message)
 
     async def tend(self, table: OpenTable) -> None:
         """One look at one table. Of several replicas the one that commits to it does the work, the others only forget."""
@@ -157,6 +169,8 @@ class Upkeep:
         if not bases or bases[-1] <= table.versions.base_version:
             return None
         floor = bases[-1]
+        if table.shared:
+            await table.plans.take_in()  # what the other replicas planned
         base, commits = table.versions.before(floor)
         if table.plans.under_way(base.version, floor - 1):
             await table.plans.keep(base, commits)
@@ -172,9 +186,10 @@ class Upkeep:
         """Removes files that left the newest version long enough ago, and those that no version ever named; their paths."""
         self._expire(table)
         view, now_us = table.versions, self._clock.now_us()
+        found = await table.files.list_paths()
+        await table.refresh()  # whatever was listed and committed meanwhile is known now
         kept = {*view.head.files, *(file.path for file in view.head.dead_letters)}
         doomed = []
-        found = await table.files.list_paths()
         for path, modified_us in found:
             if path.endswith(".parquet") and path not in kept:
                 left_us, patience_us = view.removed_us.get(path), self._policy.keep_files_us

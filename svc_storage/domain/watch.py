@@ -58,6 +58,7 @@ class WatchWish:
 
 async def watch(view: TableView, wish: WatchWish) -> AsyncGenerator[TableNews, None]:
     """Ends after Deleted only. Raises VersionExpired (also when the watcher came to lag behind the log), VersionInFuture."""
+    await view.refresh()
     position = _start(view, wish.after)
     yield Covered(position, view.oldest)
     clock = asyncio.get_running_loop().time

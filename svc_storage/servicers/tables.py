@@ -52,6 +52,7 @@ class TableRpcs:
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         view = await self._opened.view(request.table)
+        await view.refresh()
         size = page_size_of(request.page_size)
         before = after_of(request.page_token, "versions", view.row.uid)
         events = newest_first(view, before=int(before) if before else view.head + 1, limit=size)

@@ -25,7 +25,7 @@ Options = descriptor_pb2.MethodOptions
 READS = tuple(
     "Get List Check Validate Explain Plan Lookup Read Watch Query Subscribe Preview Discover Profile Fit Forecast Render".split()  # noqa: SIM905
 )
-CHANGES = tuple("Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain".split())  # noqa: SIM905
+CHANGES = tuple("Commit Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain".split())  # noqa: SIM905
 SET_A_STATE = {"RenewLease", "ReleaseLease", "SetLogLevel", "Drain"}
 """IDEMPOTENT without a request_id: an epoch or the state itself makes a repeat harmless."""
 ENDS = {"end", "done", "finished", "error"}

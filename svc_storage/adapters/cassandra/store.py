@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Executor
 
 from svc_storage.adapters.cassandra import checks, migrations
 from svc_storage.adapters.cassandra.backend import CassandraBackend
+from svc_storage.adapters.cassandra.entries import CassandraEntries
 from svc_storage.adapters.cassandra.session import Place, Session, connect
+from svc_storage.adapters.control_log.store import LogControl
+from svc_storage.ports import Store
 
 
 def open_session(place: Place, cluster: str) -> tuple[Session, str]:
@@ -28,3 +32,20 @@ async def open_backend(session: Session, pool: Executor) -> CassandraBackend:
     backend = CassandraBackend(session, pool)
     await backend.prepare()
     return backend
+
+
+async def open_cassandra(place: Place, *, cluster: str, pool: Executor) -> Store:
+    """Tables as column chunks, the rest as a log of conditional rows. Raises StoreUnavailable, NotAllowed, as `open_session`."""
+    session, store_id = await asyncio.to_thread(open_session, place, cluster)
+    try:
+        backend = await open_backend(session, pool)
+        control = await LogControl.open(CassandraEntries(session))
+    except BaseException:
+        await session.close()
+        raise
+
+    async def close() -> None:
+        await control.close()
+        await session.close()
+
+    return Store(backend=backend, control=control, id=store_id, close=close)

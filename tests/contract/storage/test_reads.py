@@ -28,6 +28,7 @@ from svc_storage.domain.reads import DirectAccess, Reads, ReadWish, RowStream
 from svc_storage.domain.rows import Chunk
 from svc_storage.domain.scans import Scan, TimeRange
 from svc_storage.domain.streams import closing
+from svc_storage.ports import Direct
 from tests.contract.storage.backends import NAME, Rig, incoming
 
 STORE = "store-1"
@@ -298,7 +299,8 @@ async def test_direct_access_needs_the_stores_id(rig: Rig) -> None:
     assert not any(split.direct for split in stranger.splits)
     plan = await reads.plan(ReadWish(scan=Scan(NAME, predicate=Compare("id", Op.GE, 300))), store_id=STORE)
     (split,) = plan.splits
-    assert split.direct == (rig.backend.name != "memory")
+    table = await rig.opened.table(NAME)
+    assert split.direct == (table.files.direct is not Direct.NONE)
     with pytest.raises(BackendCapability):
         await reads.split_files(split.token, store_id="")
     if split.direct:

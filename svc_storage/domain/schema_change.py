@@ -87,7 +87,7 @@ def evolve(current: TableDefinition, change: SchemaChange, *, at: str = "schema_
         raise errors.FieldRequired("add, widen or relax at least one column", field=at)
     if not 1 <= change.base <= current.schema_id:
         raise errors.FieldInvalid(f"the table is at schema_id {current.schema_id}", field=f"{at}.base_schema_id")
-    if _holds(current.schema, change):
+    if _holds(current.schema, change, exactly=change.base == current.schema_id):
         return current
     if change.base < current.schema_id:
         raise errors.SchemaConflict(
@@ -150,16 +150,18 @@ def reshape(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _holds(schema: pa.Schema, change: SchemaChange) -> bool:
+def _holds(schema: pa.Schema, change: SchemaChange, *, exactly: bool) -> bool:
+    """`exactly`: whoever knows the present type and wishes a narrower one is mistaken; who does not know it is served by a wider one."""
     wanted = [(column.name, column.type) for column in change.additions] + list(change.widenings.items())
     nullable = [column.name for column in change.additions] + list(change.relaxations)
-    return all(name in schema.names and _carries(schema.field(name).type, kind) for name, kind in wanted) and all(
-        name in schema.names and schema.field(name).nullable for name in nullable
-    )
+    return all(
+        name in schema.names and _carries(schema.field(name).type, kind, exactly) for name, kind in wanted
+    ) and all(name in schema.names and schema.field(name).nullable for name in nullable)
 
 
-def _carries(present: pa.DataType, asked: pa.DataType) -> bool:
-    return widens(storable_type(pa.field("v", asked), "type"), present)
+def _carries(present: pa.DataType, asked: pa.DataType, exactly: bool) -> bool:
+    stored = storable_type(pa.field("v", asked), "type")
+    return bool(stored.equals(present)) if exactly else widens(stored, present)
 
 
 def _evolved(current: TableDefinition, change: SchemaChange, at: str) -> TableDefinition:

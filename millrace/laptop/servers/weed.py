@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,10 +34,12 @@ class Keys:
 
 
 class Weed:
-    """One server. `folder` is its own and survives it. Ends with `stop`, `kill` or this process."""
+    """One server. `folder` is its own and survives it. Ends with `stop`, `kill` or this process. `host`: where it listens; `through`:
+    what its command is given to (a network namespace)."""
 
-    def __init__(self, folder: Path, *keys: Keys) -> None:
+    def __init__(self, folder: Path, *keys: Keys, host: str = HOST, through: Sequence[str] = ()) -> None:
         self.folder, self.bucket = folder, BUCKET
+        self.host, self._through = host, through
         self.keys = keys or (Keys(),)
         self._ports: dict[str, int] = {}
         self._process: Process | None = None
@@ -48,8 +51,8 @@ class Weed:
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:port`; stays the same over restarts."""
-        return f"http://{HOST}:{self._ports['s3.port']}"
+        """`http://host:port`; stays the same over restarts."""
+        return f"http://{self.host}:{self._ports['s3.port']}"
 
     def start(self) -> None:
         """Until it serves, a second or two. Again after `kill`: on the same data and ports. Raises UpFailed; then nothing runs."""
@@ -120,8 +123,8 @@ class Weed:
     def _command(self) -> list[str]:
         options = {
             "dir": str(self.folder),
-            "ip": HOST,
-            "ip.bind": HOST,  # its default is every address
+            "ip": self.host,
+            "ip.bind": self.host,  # its default is every address
             "master.telemetry": "false",  # and it calls home
             **{name: str(port) for name, port in self._ports.items()},
             "s3.config": str(self._keys_file),
@@ -134,7 +137,7 @@ class Weed:
             "s3.localSocket": str(self.folder / "s.sock"),
             "bucket": self.bucket,
         }
-        return [str(executable()), "mini", *(f"-{name}={value}" for name, value in options.items())]
+        return [*self._through, str(executable()), "mini", *(f"-{name}={value}" for name, value in options.items())]
 
     @property
     def _keys_file(self) -> Path:
@@ -153,7 +156,7 @@ class Weed:
         self._keys_file.write_text(json.dumps({"identities": identities}))
 
     def _get(self, port: str, path: str) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self._ports[port], timeout=2)
+        connection = http.client.HTTPConnection(self.host, self._ports[port], timeout=2)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

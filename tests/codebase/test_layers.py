@@ -14,7 +14,8 @@ Planter = Callable[..., Module]
 AREAS = ("types", "storage", "extract", "transform", "analysis", "viz", "admin")
 STUBS = tuple(f"millrace.{area}" for area in AREAS)
 DRIVERS = (
-    "adbc_driver_manager", "adbc_driver_postgresql", "bokeh", "deltalake", "duckdb", "ibis", "sqlglot", "sqlite3", "statsmodels", "tornado",
+    "adbc_driver_manager", "adbc_driver_postgresql", "bokeh", "cassandra", "deltalake", "duckdb", "ibis", "obstore", "sqlglot", "sqlite3",
+    "statsmodels", "tornado",
 )  # fmt: skip
 SIGNALS = ("opentelemetry",)
 DOMAIN_BANS = (

@@ -15,6 +15,7 @@ IMPORTED_AS = {
     # distribution -> what shows that it is used, where its name does not
     "adbc-driver-postgresql": "adbc_driver_postgresql",
     "buf-bin": '"buf"',
+    "cassandra-driver": "cassandra.cluster",
     "googleapis-common-protos": "google.rpc",
     "grpcio": "import grpc",
     "grpcio-channelz": "grpc_channelz",

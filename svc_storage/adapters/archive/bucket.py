@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from millrace import errors
 from svc_storage.adapters.archive.parquet import read_rows, sha256, write_rows
-from svc_storage.adapters.delta.files import from_os_error
+from svc_storage.adapters.disk import from_os_error
 from svc_storage.adapters.s3.objects import Objects
 from svc_storage.ports import ArchivePart
 

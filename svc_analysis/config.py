@@ -20,8 +20,10 @@ class Settings:
     work_dir: Path  # spilled and streamed data; what a dead process left there is removed at start
     workers: int = 2  # DuckDB calls at once, 1–64
     threads: int = 2  # threads inside one DuckDB instance, 1–64
-    memory_mb: int = 1024  # memory of one DuckDB instance; beyond it spills
-    spill_mb: int = 4096  # disk that one instance may spill to
+    memory_mb: int = (
+        1024  # memory of all DuckDB instances in use; each gets half of what is free, beyond that it spills
+    )
+    spill_mb: int = 4096  # disk that they may spill to
     stream_mb: int = 8192  # disk for files and rows of versions that cannot be opened in place
     store_endpoints: tuple[
         str, ...

@@ -23,7 +23,7 @@ class Settings:
     ] = ()  # the object store, http(s)://host[:port]; files are fetched from nowhere else
     lease_ttl_ms: int = 15_000  # how long a worker that died keeps its transform, 5,000–60,000
     threads: int = 2  # of the engine, per query
-    memory_mb: int = 2048  # the engine's limit; beyond it spills to spool_dir
+    memory_mb: int = 2048  # of all DuckDB instances in use; each gets half of what is free, beyond that it spills
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -56,9 +56,10 @@ class Limits:
     threads: int = 2
     """Threads inside one DuckDB instance."""
     memory_mb: int = 1024
-    """Per DuckDB instance; beyond it spills to `temp_directory`, then MEMORY_LIMIT."""
+    """Of all DuckDB instances in use together. Each gets half of what is free when it is opened, at least 64; beyond its share it spills to
+    `temp_directory`, then MEMORY_LIMIT. A query waits while no share is left."""
     spill_mb: int = 4096
-    """Disk that one instance may spill to."""
+    """Disk that all instances in use may spill to, shared out as memory is."""
     pool_size: int = 16
     """Instances kept open; each holds the views of one set of versions."""
     max_open: int = 64

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from millrace.engine.faults import is_fatal, translate
-from millrace.engine.instance import Pool
+from millrace.engine.instance import Pool, Seat
 from millrace.engine.pinned import Limits, Statement, Tables
 from millrace.errors import DeadlineTooShort, TooManyStreams
 
@@ -65,6 +65,7 @@ class Engine:
         self._pool = Pool(limits, temp_directory)
         self._executor = ThreadPoolExecutor(limits.workers, thread_name_prefix="duckdb")
         self._open = 0
+        self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def open(
@@ -85,20 +86,28 @@ class Engine:
             raise TooManyStreams("too many results are open here", retry_after_ms=1000)
         self._open += 1
         threads = 1 if deterministic else self._limits.threads
+        limit = max(0.0, self._limits.deadline_s if deadline_s is None else deadline_s)
+        ends = asyncio.get_running_loop().time() + limit
         timer: asyncio.TimerHandle | None = None
         result: Result | None = None
+        seat: Seat | None = None
         try:
-            starting = _Starting(self._pool, statement, tables, threads, batch_rows or self._limits.batch_rows)
-            limit = self._limits.deadline_s if deadline_s is None else deadline_s
-            timer = asyncio.get_running_loop().call_later(max(limit, 0.0), starting.expire)
+            seat = await self._seat(tables, threads, limit)
+            starting = _Starting(self._pool, seat, statement, tables, batch_rows or self._limits.batch_rows)
+            timer = asyncio.get_running_loop().call_at(ends, starting.expire)
             result = await self._start(starting)
             yield result
         finally:
             if timer is not None:
                 timer.cancel()
             self._open -= 1
-            if result is not None:
-                await asyncio.shield(result.aclose())
+            try:
+                if result is not None:
+                    await asyncio.shield(result.aclose())
+            finally:
+                if seat is not None:
+                    self._pool.leave(seat)
+                    self._freed.set()
 
     async def table(
         self,
@@ -133,6 +142,19 @@ class Engine:
         except (duckdb.Error, pa.ArrowException, OSError):
             return
 
+    async def _seat(self, tables: Tables, threads: int, limit_s: float) -> Seat:
+        """Waits until there is memory for another instance."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while (seat := self._pool.take(tables, threads=threads)) is None:
+                    self._freed.clear()
+                    await self._freed.wait()
+                return seat
+        except TimeoutError:
+            raise TooManyStreams(
+                "open results take all of the engine's memory", hint="read them to their end", retry_after_ms=1000
+            ) from None
+
     async def _start(self, starting: _Starting) -> Result:
         cursor, reader = await self._interruptible(starting.start, starting.expire)
         return Result(self, cursor, reader)
@@ -159,9 +181,9 @@ def _seen(future: asyncio.Future[Any]) -> None:
 class _Starting:
     """Between the request and the first batch. `expire` may come from the loop's timer at any moment, also while it waits for a thread."""
 
-    def __init__(self, pool: Pool, statement: Statement, tables: Tables, threads: int, batch_rows: int) -> None:
-        self._pool, self._statement, self._tables = pool, statement, tables
-        self._threads, self._batch_rows = threads, batch_rows
+    def __init__(self, pool: Pool, seat: Seat, statement: Statement, tables: Tables, batch_rows: int) -> None:
+        self._pool, self._seat, self._statement, self._tables = pool, seat, statement, tables
+        self._batch_rows = batch_rows
         self._cursor: duckdb.DuckDBPyConnection | None = None
         self._expired = False
 
@@ -173,13 +195,13 @@ class _Starting:
     def start(self) -> tuple[duckdb.DuckDBPyConnection, pa.RecordBatchReader]:
         if self._expired:
             raise DeadlineTooShort("no engine thread was free in time", hint="ask again, or allow more time")
-        cursor = self._cursor = self._pool.cursor(self._tables, threads=self._threads)
+        cursor = self._cursor = self._pool.cursor(self._seat, self._tables)
         try:
             return cursor, self._reader(cursor)
         except Exception as error:
             cursor.close()
             if is_fatal(error):
-                self._pool.discard(self._tables, threads=self._threads)
+                self._pool.discard(self._seat)
             raise
 
     def _reader(self, cursor: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import duckdb
@@ -13,7 +14,7 @@ import pytest
 
 from millrace.engine.instance import open_instance
 from millrace.engine.pinned import Limits, PinnedTable, Statement
-from millrace.engine.run import Engine
+from millrace.engine.run import Engine, Result
 from millrace.engine.sandbox import with_total_order
 from millrace.errors import DeadlineTooShort, FileMissing, MemoryLimit, SqlInvalid, TooManyStreams
 from tests.unit.engine.conftest import SCHEMA, Pin, ref, rows
@@ -101,6 +102,34 @@ async def test_memory_is_limited(engine: Engine) -> None:
     greedy = Statement(sql="select list(repeat('x', 200) || i::varchar) from range(5000000) t(i)")
     with pytest.raises(MemoryLimit):
         await engine.table(greedy, {})
+
+
+async def test_instances_in_use_share_the_memory(engine: Engine, pin: Pin) -> None:
+    """200 MiB: together they may never use more; who finds none left waits, until somebody is done or its own time is over."""
+    tables = [pin(rows(), name=f"t{i}") for i in range(3)]
+    asked = [Statement(sql=f"select current_setting('memory_limit') l from t{i}") for i in range(3)]
+
+    def opened(at: int, deadline_s: float = 5.0) -> AbstractAsyncContextManager[Result]:
+        return engine.open(asked[at], {ref(f"t{at}"): tables[at]}, deadline_s=deadline_s)
+
+    async def limit(result: Result) -> float:
+        text = (await anext(result)).column("l")[0].as_py()
+        assert text.endswith(" MiB")
+        return float(text.removesuffix(" MiB"))
+
+    async with opened(0) as first, opened(0) as beside, opened(1) as second:
+        limits = [await limit(result) for result in (first, beside, second)]
+        assert limits[0] == limits[1], "one instance"
+        assert limits[0] + limits[2] <= 200
+        with pytest.raises(TooManyStreams):
+            await opened(2, deadline_s=0.2).__aenter__()
+        waiting = asyncio.create_task(engine.table(asked[2], {ref("t2"): tables[2]}))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await second.aclose()
+    assert (await waiting).num_rows == 10
+    async with opened(1) as alone:
+        assert await limit(alone) <= 200
 
 
 async def test_errors_hold_no_row_values_and_no_paths(engine: Engine, pin: Pin) -> None:

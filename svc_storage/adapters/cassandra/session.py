@@ -13,15 +13,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cassandra import ConsistencyLevel
-from cassandra.auth import PlainTextAuthProvider
+from cassandra import AuthenticationFailed, ConsistencyLevel
+from cassandra.auth import AuthProvider, PlainTextAuthenticator
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, ResponseFuture
 from cassandra.cluster import Session as DriverSession
 from cassandra.io.libevreactor import LibevConnection
@@ -46,14 +46,16 @@ READS_IN_FLIGHT = 16 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where the keyspace is. `contact_points`: `host` or `host:port`, all with one port. `datacenter` "": the only one there is.
-    `replication`: 0 = as many as the cluster has nodes, at most 3; only used when the keyspace is made."""
+    `replication`: 0 = as many as the cluster has nodes, at most 3; only used when the keyspace is made. `user`, `password`: references,
+    `env:NAME` (looked up in `environment`) or `file:/path`."""
 
     contact_points: tuple[str, ...]
     keyspace: str = "millrace"
     datacenter: str = ""
     replication: int = 0
     user: str = ""
-    password: Secret | None = None
+    password: str = ""
+    environment: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -81,6 +83,27 @@ class _Retry(RetryPolicy):  # type: ignore[misc]
         if retry_num == 0 and getattr(query, "is_idempotent", False):
             return self.RETRY, consistency
         return self.RETHROW, None
+
+
+class _Credentials(AuthProvider):  # type: ignore[misc]
+    """Read anew for each connection: what a file holds may be changed while storage runs."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def new_authenticator(self, host: str) -> Any:
+        user, password = (self._value(reference) for reference in (self._place.user, self._place.password))
+        return PlainTextAuthenticator(user, password)
+
+    def _value(self, reference: str) -> str:
+        kind, _, name = reference.partition(":")
+        if kind == "env":
+            found = self._place.environment.get(name)
+            return found.reveal() if found is not None else ""
+        try:
+            return Path(name).read_text().strip()
+        except OSError as error:
+            raise AuthenticationFailed(f"a file of Cassandra's credentials cannot be read: {error.strerror}") from error
 
 
 class Budget:
@@ -253,7 +276,6 @@ def connect(place: Place) -> Session:
         request_timeout=TIMEOUT_S,
         row_factory=tuple_factory,
     )
-    password = place.password.reveal() if place.password else ""
     cluster = Cluster(
         hosts,
         port=port,
@@ -262,7 +284,7 @@ def connect(place: Place) -> Session:
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # without it a commit takes 48 ms instead of 2.3
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
-        auth_provider=PlainTextAuthProvider(place.user, password) if place.user else None,
+        auth_provider=_Credentials(place) if place.user else None,
         ssl_context=_tls(place),
         compression=False,  # chunks are compressed
         connect_timeout=5.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from svc_storage.adapters.cassandra import checks, migrations
 from svc_storage.adapters.cassandra.backend import CassandraBackend
@@ -34,18 +34,22 @@ async def open_backend(session: Session, pool: Executor) -> CassandraBackend:
     return backend
 
 
-async def open_cassandra(place: Place, *, cluster: str, pool: Executor) -> Store:
-    """Tables as column chunks, the rest as a log of conditional rows. Raises StoreUnavailable, NotAllowed, as `open_session`."""
+async def open_cassandra(place: Place, *, cluster: str, at_once: int) -> Store:
+    """Tables as column chunks, the rest as a log of conditional rows. `at_once`: files that are written, packed or removed at a time,
+    tables together. Raises StoreUnavailable, NotAllowed, FieldInvalid, as `open_session`."""
     session, store_id = await asyncio.to_thread(open_session, place, cluster)
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="cassandra")
     try:
         backend = await open_backend(session, pool)
         control = await LogControl.open(CassandraEntries(session))
     except BaseException:
+        pool.shutdown(wait=False)
         await session.close()
         raise
 
     async def close() -> None:
         await control.close()
+        await asyncio.to_thread(pool.shutdown)
         await session.close()
 
     return Store(backend=backend, control=control, id=store_id, close=close)

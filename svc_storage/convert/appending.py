@@ -1,4 +1,4 @@
-"""AppendRows' frames, between proto and domain."""
+"""AppendRows' and MergeRows' frames, between proto and domain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.arrow import slices
-from millrace.storage.v1 import frames_pb2
+from millrace.storage.v1 import frames_pb2, merge_pb2
 from millrace.storage.v1 import storage_pb2 as pb
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_from_proto
@@ -17,7 +17,7 @@ from millrace.wire.schema import schema_to_proto
 from svc_storage.convert.tables import position, position_to_proto
 from svc_storage.domain.appending import MAX_UNACKED_BATCHES, MAX_UNACKED_BYTES, AppendStream, Incoming, OpenRequest
 from svc_storage.domain.dead_letters import ClientDeadLetter
-from svc_storage.domain.definition import TableDefinition, table_name
+from svc_storage.domain.definition import table_name
 from svc_storage.domain.group import LONGEST_S, Ack
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -28,11 +28,13 @@ SERVICES_OWN = ("sources/", "transforms/")
 """How extract and transform name their writers: taken by anybody else, a source of that name could never write."""
 
 
-def open_from(frame: pb.AppendRowsRequest, *, principal: str, is_service: bool, trace_context: str) -> OpenRequest:
+def open_from(
+    frame: pb.AppendRowsRequest | merge_pb2.MergeRowsRequest, *, principal: str, is_service: bool, trace_context: str
+) -> OpenRequest:
     """From the first frame. Raises StreamProtocol, FieldInvalid, NotAllowed."""
     if frame.WhichOneof("message") != "open":
         raise errors.StreamProtocol("the first frame is `open`", field="open")
-    wish = frame.open
+    wish: pb.AppendOpen | merge_pb2.MergeOpen = frame.open
     table_name(wish.table, at="open.table")
     if wish.writer_id.startswith(SERVICES_OWN) and not is_service:
         raise errors.NotAllowed(
@@ -49,26 +51,26 @@ def open_from(frame: pb.AppendRowsRequest, *, principal: str, is_service: bool, 
         validate_only=wish.validate_only,
         interval_s=_interval_s(wish),
         trace_context=trace_context,
+        op_column=wish.op_column if isinstance(wish, merge_pb2.MergeOpen) else None,
+        sequence_column=wish.sequence_column if isinstance(wish, merge_pb2.MergeOpen) else "",
     )
 
 
-def opened(stream: AppendStream, definition: TableDefinition, table_uid: str) -> pb.AppendRowsResponse:
+def opened(stream: AppendStream, columns: pa.Schema, table_uid: str) -> frames_pb2.AppendOpened:
     state = stream.opened
     ack_timeout_s = _ACK_TIMEOUT_S + 2 * (stream.interval_s or LONGEST_S)
     covered = bool(state.positions) or state.event_time_high_us is not None
-    return pb.AppendRowsResponse(
-        opened=frames_pb2.AppendOpened(
-            epoch=state.epoch,
-            next_offset=state.next_offset,
-            position=position_to_proto(state) if covered else None,
-            schema=schema_to_proto(definition.schema),
-            version=stream.opened_version,
-            max_unacked_bytes=MAX_UNACKED_BYTES,
-            max_unacked_batches=MAX_UNACKED_BATCHES,
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            ack_timeout=duration_proto(round(ack_timeout_s * 1e6)),
-            table_uid=table_uid,
-        )
+    return frames_pb2.AppendOpened(
+        epoch=state.epoch,
+        next_offset=state.next_offset,
+        position=position_to_proto(state) if covered else None,
+        schema=schema_to_proto(columns),
+        version=stream.opened_version,
+        max_unacked_bytes=MAX_UNACKED_BYTES,
+        max_unacked_batches=MAX_UNACKED_BATCHES,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        ack_timeout=duration_proto(round(ack_timeout_s * 1e6)),
+        table_uid=table_uid,
     )
 
 
@@ -97,36 +99,37 @@ def incoming_from(frame: frames_pb2.AppendBatch, schema: pa.Schema) -> Incoming:
     )
 
 
-def committed(ack: Ack) -> pb.AppendRowsResponse:
+def committed(ack: Ack) -> frames_pb2.Committed:
     sample = [
         types_pb2.RowError(row_index=row.index, field=row.field, reason=row.reason, message=row.message)
         for row in ack.sample
     ]
     covered = bool(ack.positions) or ack.event_time_high_us is not None
-    return pb.AppendRowsResponse(
-        committed=frames_pb2.Committed(
-            next_offset=ack.next_offset,
-            version=ack.version,
-            commit_time=timestamp_proto(ack.time_us),
-            rows_written=ack.rows_written,
-            rows_dead_lettered=ack.rows_dead,
-            rows_duplicate=ack.rows_duplicate,
-            sample=sample,
-            position=position(ack.positions, ack.event_time_high_us) if covered else None,
-            schema=None if ack.schema is None else schema_to_proto(ack.schema),
-        )
+    return frames_pb2.Committed(
+        next_offset=ack.next_offset,
+        version=ack.version,
+        commit_time=timestamp_proto(ack.time_us),
+        rows_written=ack.rows_written,
+        rows_dead_lettered=ack.rows_dead,
+        rows_duplicate=ack.rows_duplicate,
+        sample=sample,
+        position=position(ack.positions, ack.event_time_high_us) if covered else None,
+        schema=None if ack.schema is None else schema_to_proto(ack.schema),
+        rows_updated=ack.rows_updated,
+        rows_deleted=ack.rows_deleted,
+        rows_ignored=ack.rows_ignored,
     )
 
 
-def done(stream: AppendStream) -> pb.AppendRowsResponse:
-    return pb.AppendRowsResponse(done=frames_pb2.Done(next_offset=stream.next_offset, version=stream.last_version))
+def done(stream: AppendStream) -> frames_pb2.Done:
+    return frames_pb2.Done(next_offset=stream.next_offset, version=stream.last_version)
 
 
-def heartbeat(now_us: int) -> pb.AppendRowsResponse:
-    return pb.AppendRowsResponse(heartbeat=types_pb2.Heartbeat(time=timestamp_proto(now_us)))
+def heartbeat(now_us: int) -> types_pb2.Heartbeat:
+    return types_pb2.Heartbeat(time=timestamp_proto(now_us))
 
 
-def _interval_s(wish: pb.AppendOpen) -> float:
+def _interval_s(wish: pb.AppendOpen | merge_pb2.MergeOpen) -> float:
     if not wish.HasField("commit_interval"):
         return 0.0
     seconds = duration_micros(wish.commit_interval, "open.commit_interval") / 1e6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from millrace.errors import FieldInvalid
 from millrace.storage.v1 import schema_pb2
-from millrace.storage.v1 import storage_pb2 as pb
 from millrace.wire.schema import field_from_proto, schema_to_proto, type_from_proto
 from svc_storage.domain.appending import SchemaAccepted
 from svc_storage.domain.definition import MAX_COLUMNS
@@ -30,5 +29,5 @@ def change_from(change: schema_pb2.SchemaChange, *, at: str = "schema_change") -
     )
 
 
-def accepted(news: SchemaAccepted) -> pb.AppendRowsResponse:
-    return pb.AppendRowsResponse(schema_accepted=schema_pb2.SchemaAccepted(schema=schema_to_proto(news.schema)))
+def accepted(news: SchemaAccepted) -> schema_pb2.SchemaAccepted:
+    return schema_pb2.SchemaAccepted(schema=schema_to_proto(news.schema))

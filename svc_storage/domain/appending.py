@@ -42,6 +42,7 @@ class OpenRequest:
     interval_s: float = 0.0
     trace_context: str = ""
     op_column: str | None = None  # None: rows are appended; else they are merged, "": all of them as UPSERT
+    sequence_column: str = ""  # of a merge: what the writer takes the table's to be; "": whatever it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +99,8 @@ class AppendStream:
         self.opened = state
         self.opened_version = version
         self.writer, self.epoch, self.principal = request.writer, state.epoch, request.principal
-        self.lease, self.trace_context, self.merges = (
-            request.lease,
-            request.trace_context,
-            request.op_column is not None,
-        )
+        self.lease, self.trace_context = request.lease, request.trace_context
+        self.op_column, self.merges = request.op_column or "", request.op_column is not None
         self.interval_s = request.interval_s or (MERGE_INTERVAL_S if self.merges else 0.0)
         self.next_offset = state.next_offset  # acknowledged
         self.last_version: Version = 0  # the newest that holds rows of this stream

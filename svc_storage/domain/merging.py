@@ -49,11 +49,24 @@ def check_mode(
         raise errors.NoPrimaryKey("rows are merged by the primary key, and the table has none", field="open.table")
     if merges:
         wire_schema(definition, request.op_column or "")
+    if request.sequence_column not in ("", definition.sequence_column):
+        raise errors.FieldInvalid(
+            f"the table's sequence column is `{definition.sequence_column}`"
+            if definition.sequence_column
+            else "the table has no sequence column",
+            field="open.sequence_column",
+            hint="set it on the table, or leave it out here",
+        )
     if any(stream.live and stream.merges is not merges and stream.writer != request.writer for stream in streams):
         doing, hint = ("appends to", "MergeRows") if merges else ("merges into", "AppendRows")
         raise errors.WriterModeConflict(
             f"another writer {doing} the table", field="open.table", hint=f"wait until it is done before {hint}"
         )
+
+
+def columns_of(stream: AppendStream) -> pa.Schema:
+    """What the next batch must match."""
+    return wire_schema(stream.definition, stream.op_column) if stream.merges else stream.definition.schema
 
 
 def wire_schema(definition: TableDefinition, op_column: str) -> pa.Schema:

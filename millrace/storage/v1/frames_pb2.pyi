@@ -212,6 +212,9 @@ class Committed(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
+    ROWS_UPDATED_FIELD_NUMBER: _builtins.int
+    ROWS_DELETED_FIELD_NUMBER: _builtins.int
+    ROWS_IGNORED_FIELD_NUMBER: _builtins.int
     next_offset: _builtins.int
     """All rows of this writer before this offset are stored."""
     version: _builtins.int
@@ -222,6 +225,14 @@ class Committed(_message.Message):
     """Rows kept as dead letters since then."""
     rows_duplicate: _builtins.int
     """Rows known already since then: acknowledged, not stored again."""
+    rows_updated: _builtins.int
+    """Of a merge: rows of `rows_written` that replaced one. 0 in AppendRows. Every acknowledged row is in exactly one of rows_written,
+    rows_deleted, rows_ignored, rows_dead_lettered, rows_duplicate.
+    """
+    rows_deleted: _builtins.int
+    """Of a merge: DELETEs that removed what was there."""
+    rows_ignored: _builtins.int
+    """Of a merge: rows without effect: older than what is there, superseded within their commit, or a DELETE of a key that was not there."""
     @_builtins.property
     def commit_time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
@@ -250,10 +261,13 @@ class Committed(_message.Message):
         sample: _abc.Iterable[_types_pb2.RowError] | None = ...,
         position: _types_pb2.Position | None = ...,
         schema: _types_pb2.Schema | None = ...,
+        rows_updated: _builtins.int = ...,
+        rows_deleted: _builtins.int = ...,
+        rows_ignored: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "position", b"position", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "next_offset", b"next_offset", "position", b"position", "rows_dead_lettered", b"rows_dead_lettered", "rows_duplicate", b"rows_duplicate", "rows_written", b"rows_written", "sample", b"sample", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "next_offset", b"next_offset", "position", b"position", "rows_dead_lettered", b"rows_dead_lettered", "rows_deleted", b"rows_deleted", "rows_duplicate", b"rows_duplicate", "rows_ignored", b"rows_ignored", "rows_updated", b"rows_updated", "rows_written", b"rows_written", "sample", b"sample", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

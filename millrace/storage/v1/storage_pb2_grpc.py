@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from millrace.storage.v1 import lookup_pb2 as millrace_dot_storage_dot_v1_dot_lookup__pb2
+from millrace.storage.v1 import merge_pb2 as millrace_dot_storage_dot_v1_dot_merge__pb2
 from millrace.storage.v1 import storage_pb2 as millrace_dot_storage_dot_v1_dot_storage__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -65,6 +66,11 @@ class StorageServiceStub:
                 '/millrace.storage.v1.StorageService/AppendRows',
                 request_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsRequest.SerializeToString,
                 response_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsResponse.FromString,
+                _registered_method=True)
+        self.MergeRows = channel.stream_stream(
+                '/millrace.storage.v1.StorageService/MergeRows',
+                request_serializer=millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsResponse.FromString,
                 _registered_method=True)
         self.PlanRead = channel.unary_unary(
                 '/millrace.storage.v1.StorageService/PlanRead',
@@ -155,6 +161,17 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MergeRows(self, request_iterator, context):
+        """Replaces and deletes rows by the table's primary key, exactly once: frames, epochs, offsets, acknowledgements and failures are AppendRows',
+        batches say UPSERT or DELETE in `open.op_column`. All writers' rows of an interval land in one version (kind MERGE), whose changes
+        are no appends: PlanRead with `after_version` answers CHANGES_NOT_APPEND_ONLY. A table may begin by being appended to; once merged
+        into, it is for good. FAILED_PRECONDITION WRITER_MODE_CONFLICT while the table is written in the other way: AppendRows after the
+        first merge, or either while a stream of the other kind is open. INVALID_ARGUMENT NO_PRIMARY_KEY: use AppendRows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlanRead(self, request, context):
         """Plans a read: a pinned version and disjoint, complete splits that can be read anywhere, by anyone allowed to. OUT_OF_RANGE VERSION_EXPIRED,
         FAILED_PRECONDITION VERSION_IN_FUTURE, TABLE_RECREATED, CHANGES_NOT_APPEND_ONLY.
@@ -234,6 +251,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.AppendRows,
                     request_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsRequest.FromString,
                     response_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsResponse.SerializeToString,
+            ),
+            'MergeRows': grpc.stream_stream_rpc_method_handler(
+                    servicer.MergeRows,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsResponse.SerializeToString,
             ),
             'PlanRead': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanRead,
@@ -429,6 +451,33 @@ class StorageService:
             '/millrace.storage.v1.StorageService/AppendRows',
             millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsRequest.SerializeToString,
             millrace_dot_storage_dot_v1_dot_storage__pb2.AppendRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MergeRows(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/millrace.storage.v1.StorageService/MergeRows',
+            millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_merge__pb2.MergeRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

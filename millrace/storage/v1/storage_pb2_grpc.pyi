@@ -6,6 +6,7 @@ Named, typed, versioned tables: appended exactly once, read at a version, watche
 from collections import abc as _abc
 from grpc import aio as _aio
 from millrace.storage.v1 import lookup_pb2 as _lookup_pb2
+from millrace.storage.v1 import merge_pb2 as _merge_pb2
 from millrace.storage.v1 import storage_pb2 as _storage_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -60,6 +61,13 @@ class StorageServiceStub:
       UNAVAILABLE          COMMIT_UNKNOWN: open again with the same epoch; `opened` tells.
       a bare status        open again with the same epoch, resend from `opened.next_offset`.
     """
+    MergeRows: _grpc.StreamStreamMultiCallable[_merge_pb2.MergeRowsRequest, _merge_pb2.MergeRowsResponse]
+    """Replaces and deletes rows by the table's primary key, exactly once: frames, epochs, offsets, acknowledgements and failures are AppendRows',
+    batches say UPSERT or DELETE in `open.op_column`. All writers' rows of an interval land in one version (kind MERGE), whose changes
+    are no appends: PlanRead with `after_version` answers CHANGES_NOT_APPEND_ONLY. A table may begin by being appended to; once merged
+    into, it is for good. FAILED_PRECONDITION WRITER_MODE_CONFLICT while the table is written in the other way: AppendRows after the
+    first merge, or either while a stream of the other kind is open. INVALID_ARGUMENT NO_PRIMARY_KEY: use AppendRows.
+    """
     PlanRead: _grpc.UnaryUnaryMultiCallable[_storage_pb2.PlanReadRequest, _storage_pb2.PlanReadResponse]
     """Plans a read: a pinned version and disjoint, complete splits that can be read anywhere, by anyone allowed to. OUT_OF_RANGE VERSION_EXPIRED,
     FAILED_PRECONDITION VERSION_IN_FUTURE, TABLE_RECREATED, CHANGES_NOT_APPEND_ONLY.
@@ -113,6 +121,13 @@ class StorageServiceAsyncStub(StorageServiceStub):
       INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.
       UNAVAILABLE          COMMIT_UNKNOWN: open again with the same epoch; `opened` tells.
       a bare status        open again with the same epoch, resend from `opened.next_offset`.
+    """
+    MergeRows: _aio.StreamStreamMultiCallable[_merge_pb2.MergeRowsRequest, _merge_pb2.MergeRowsResponse]  # type: ignore[assignment]
+    """Replaces and deletes rows by the table's primary key, exactly once: frames, epochs, offsets, acknowledgements and failures are AppendRows',
+    batches say UPSERT or DELETE in `open.op_column`. All writers' rows of an interval land in one version (kind MERGE), whose changes
+    are no appends: PlanRead with `after_version` answers CHANGES_NOT_APPEND_ONLY. A table may begin by being appended to; once merged
+    into, it is for good. FAILED_PRECONDITION WRITER_MODE_CONFLICT while the table is written in the other way: AppendRows after the
+    first merge, or either while a stream of the other kind is open. INVALID_ARGUMENT NO_PRIMARY_KEY: use AppendRows.
     """
     PlanRead: _aio.UnaryUnaryMultiCallable[_storage_pb2.PlanReadRequest, _storage_pb2.PlanReadResponse]  # type: ignore[assignment]
     """Plans a read: a pinned version and disjoint, complete splits that can be read anywhere, by anyone allowed to. OUT_OF_RANGE VERSION_EXPIRED,
@@ -200,6 +215,19 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     ROW_INVALID (metadata next_offset: what was committed before it), SCHEMA_MISMATCH, ARROW_INVALID, STREAM_PROTOCOL.
           UNAVAILABLE          COMMIT_UNKNOWN: open again with the same epoch; `opened` tells.
           a bare status        open again with the same epoch, resend from `opened.next_offset`.
+        """
+
+    @_abc_1.abstractmethod
+    def MergeRows(
+        self,
+        request_iterator: _MaybeAsyncIterator[_merge_pb2.MergeRowsRequest],
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Replaces and deletes rows by the table's primary key, exactly once: frames, epochs, offsets, acknowledgements and failures are AppendRows',
+        batches say UPSERT or DELETE in `open.op_column`. All writers' rows of an interval land in one version (kind MERGE), whose changes
+        are no appends: PlanRead with `after_version` answers CHANGES_NOT_APPEND_ONLY. A table may begin by being appended to; once merged
+        into, it is for good. FAILED_PRECONDITION WRITER_MODE_CONFLICT while the table is written in the other way: AppendRows after the
+        first merge, or either while a stream of the other kind is open. INVALID_ARGUMENT NO_PRIMARY_KEY: use AppendRows.
         """
 
     @_abc_1.abstractmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from millrace.arrow import ipc, slices
 from millrace.arrow.types import normalise
 from millrace.client import status
 from millrace.client.channel import Connection
+from millrace.client.evolve import ColumnWish, missing, unknown_columns, without_nothing
 from millrace.client.ledger import Held, Ledger, Reread
 from millrace.client.resume import Backoff, resumable
 from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
@@ -33,6 +34,7 @@ OPEN_TIMEOUT_S = 60.0
 _INLINE_BYTES = 64 * 1024
 _MAX_OPENS_WITHOUT_ACK = 20
 _MAX_SUPERSEDED = 3
+_MAX_CONFLICTS = 20
 
 CommitHook = Callable[[frames_pb2.Committed], None]
 
@@ -55,6 +57,8 @@ class AppendOptions:
     compression: int = types_pb2.COMPRESSION_UNSPECIFIED
     max_held_bytes: int = 32 * 1024 * 1024
     tries: int = 10
+    evolve: bool = False
+    """Columns that the rows have and the table lacks are added to it, nullable, before the rows; else they are SchemaMismatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,10 @@ class Appender:
         self._finishing = False
         self._done = False
         self._failure: BaseException | None = None
+        self._schema = pa.schema([])  # as storage told it last
+        self._wish: ColumnWish | None = None  # a change of columns that is not answered yet
+        self._wish_sent = False  # on the present stream
+        self._conflicts = 0
         self._runner: asyncio.Task[None] | None = None
 
     # -- what the caller sees ------------------------------------------------------------------------------------------
@@ -126,6 +134,11 @@ class Appender:
         """Rows of this writer that are stored for certain."""
         return self._ledger.acked_offset
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns as storage told them last; others may have changed them meanwhile."""
+        return self._schema
+
     async def open(self) -> Opened:
         """Connects and waits for storage's answer. Raises what storage refuses, WriterFenced and LeaseLost included."""
         self._runner = asyncio.create_task(self._run(), name=f"append {self._options.table}")
@@ -143,6 +156,9 @@ class Appender:
 
         With `position` or `dead_letters` the rows are one batch, committed with them or not at all: they must fit one message of 3.5 MiB,
         else RowTooLarge. Raises whatever ended the writer: a MillraceError, or Reread."""
+        if self._options.evolve:
+            await self.adopt(rows.schema)
+            rows = without_nothing(rows, self._schema)
         whole = position is not None or bool(dead_letters)
         if rows.num_rows == 0 and not whole:
             return self._ledger.next_offset
@@ -153,6 +169,31 @@ class Appender:
             self._check_size(batch)
             await self._add(batch)
         return self._ledger.next_offset
+
+    async def adopt(self, columns: pa.Schema) -> None:
+        """Adds those of `columns` that the table lacks, nullable. Raises as `change_schema`."""
+        if new := unknown_columns(columns, self._schema):
+            await self.change_schema(additions=new)
+
+    async def change_schema(
+        self,
+        *,
+        additions: Sequence[pa.Field] = (),
+        widenings: Mapping[str, pa.DataType] | None = None,
+        relaxations: Sequence[str] = (),
+    ) -> pa.Schema:
+        """Changes the table's columns for every writer, after the rows appended so far; returns them all. What another writer did already
+        is no error, and a change that another's overtook is merged and sent again.
+
+        Raises SchemaMismatch when a column is there with another type, FieldInvalid and UnsupportedType for what storage never takes."""
+        wish = ColumnWish(tuple(additions), dict(widenings or {}), tuple(relaxations))
+        async with self._changed:
+            if missing(wish, self._schema) is None:
+                return self._schema
+            self._wish, self._wish_sent = wish, False
+            self._changed.notify_all()
+        await self._wait(lambda: self._wish is None)
+        return self._schema
 
     async def flush(self) -> None:
         """Has everything appended so far committed now, and waits until it is."""
@@ -264,6 +305,8 @@ class Appender:
     async def _broken(self, failure: errors.MillraceError) -> None:
         if isinstance(failure, errors.OffsetContentMismatch):
             raise Reread(failure.message, next_offset=self._ledger.acked_offset, position=None) from failure
+        if isinstance(failure, errors.SchemaConflict):
+            self._conflicts += 1
         if not self._reopens(failure) or self._opens_without_ack > _MAX_OPENS_WITHOUT_ACK:
             raise failure
         self._totals.reopened += 1
@@ -275,6 +318,8 @@ class Appender:
             # has no such stream: then somebody else uses its epoch.
             self._superseded += 1
             return self._totals.reopened > 0 and self._superseded <= _MAX_SUPERSEDED
+        if isinstance(failure, errors.SchemaConflict):  # `opened` tells the columns, the wish is merged with them
+            return self._wish is not None and self._conflicts <= _MAX_CONFLICTS
         reopens = isinstance(failure, (errors.OffsetGap, errors.OffsetOverlap, errors.OutcomeUnknown))
         return reopens or resumable(failure)
 
@@ -336,19 +381,26 @@ class Appender:
             self._ack_timeout_s = opened.ack_timeout.ToTimedelta().total_seconds() or OPEN_TIMEOUT_S
             self._last_ack = time.monotonic()
             self._flushes_sent = 0 if len(self._ledger) else self._flushes_wanted
+            self._take_schema(schema_from_proto(opened.schema))
             if self._opened is None:
                 self._ledger.begin(opened.next_offset)
                 self._opened = Opened(
                     epoch=opened.epoch,
                     next_offset=opened.next_offset,
                     position=position,
-                    schema=schema_from_proto(opened.schema),
+                    schema=self._schema,
                     version=opened.version,
                     table_uid=opened.table_uid,
                 )
             else:
                 self._ledger.reopened(opened.next_offset, position)
             self._changed.notify_all()
+
+    def _take_schema(self, schema: pa.Schema) -> None:
+        """Under the condition's lock. Raises SchemaMismatch when the wish and these columns exclude each other."""
+        self._schema, self._wish_sent = schema, False
+        if self._wish is not None and missing(self._wish, schema) is None:
+            self._wish = None
 
     # -- sending -------------------------------------------------------------------------------------------------------
     async def _send(self, call: Any) -> None:
@@ -365,6 +417,9 @@ class Appender:
         async with self._changed:
             held: Held | None = None
             while (held := self._ledger.to_send()) is None:
+                if self._ledger.all_sent and self._wish is not None and not self._wish_sent:
+                    self._wish_sent = True
+                    return storage_pb2.AppendRowsRequest(schema_change=missing(self._wish, self._schema))
                 if self._ledger.all_sent and self._finishing:
                     return storage_pb2.AppendRowsRequest(finish=frames_pb2.Finish())
                 if self._ledger.all_sent and self._flushes_sent < self._flushes_wanted:
@@ -383,6 +438,11 @@ class Appender:
             match answer.WhichOneof("message"):
                 case "committed":
                     await self._take_committed(answer.committed)
+                case "schema_accepted":
+                    async with self._changed:
+                        self._conflicts = 0
+                        self._take_schema(schema_from_proto(answer.schema_accepted.schema))
+                        self._changed.notify_all()
                 case "done":
                     await self._take_done(answer.done)
         with contextlib.suppress(*status.CALL_ERRORS, TimeoutError):
@@ -404,6 +464,8 @@ class Appender:
             self._ledger.acknowledge(
                 committed.next_offset, committed.position.positions if committed.HasField("position") else None
             )
+            if committed.HasField("schema"):
+                self._schema = schema_from_proto(committed.schema)
             self._changed.notify_all()
         if self._on_commit is not None:
             self._on_commit(committed)

@@ -110,6 +110,11 @@ class BlockingWriter:
     def append(self, rows: Rows, *, position: Mapping[str, str] | None = None) -> int:
         return self._loop.run(self._writer.append(rows, position=position))
 
+    def change_schema(
+        self, *, add: Columns | None = None, widen: Columns | None = None, relax: Sequence[str] = ()
+    ) -> pa.Schema:
+        return self._loop.run(self._writer.change_schema(add=add, widen=widen, relax=relax))
+
     def flush(self) -> None:
         self._loop.run(self._writer.flush())
 
@@ -166,17 +171,23 @@ class BlockingTable:
         return BlockingRead(self._loop, read)
 
     def writer(
-        self, writer_id: str = "", *, dead_letter: bool = False, commit_interval_s: float | None = None, tries: int = 10
+        self,
+        writer_id: str = "",
+        *,
+        dead_letter: bool = False,
+        commit_interval_s: float | None = None,
+        tries: int = 10,
+        evolve: bool = False,
     ) -> BlockingWriter:
         async def make() -> Writer:
             return self._table.writer(
-                writer_id, dead_letter=dead_letter, commit_interval_s=commit_interval_s, tries=tries
+                writer_id, dead_letter=dead_letter, commit_interval_s=commit_interval_s, tries=tries, evolve=evolve
             )
 
         return BlockingWriter(self._loop, self._loop.run(make()))
 
-    def append(self, rows: Rows, *, writer_id: str = "", dead_letter: bool = False) -> Totals:
-        return self._loop.run(self._table.append(rows, writer_id=writer_id, dead_letter=dead_letter))
+    def append(self, rows: Rows, *, writer_id: str = "", dead_letter: bool = False, evolve: bool = False) -> Totals:
+        return self._loop.run(self._table.append(rows, writer_id=writer_id, dead_letter=dead_letter, evolve=evolve))
 
     def watch(self, *, after_version: int | None = None, data_changes_only: bool = True) -> Iterator[Version]:
         return self._loop.each(self._table.watch(after_version=after_version, data_changes_only=data_changes_only))

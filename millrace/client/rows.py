@@ -35,7 +35,14 @@ def batches_of(rows: Rows, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             yield conform(batch.slice(at, _CHUNK_ROWS), schema)
 
 
-def _arrow_batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def raw_batches_of(rows: Rows, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """`rows` batch by batch with all of their columns; Python values of those that `schema` lacks as the types that they seem to be."""
+    for batch in _arrow_batches(rows, schema, guess=True):
+        for at in range(0, batch.num_rows, _CHUNK_ROWS):
+            yield batch.slice(at, _CHUNK_ROWS)
+
+
+def _arrow_batches(rows: Any, schema: pa.Schema, *, guess: bool = False) -> Iterator[pa.RecordBatch]:
     if isinstance(rows, pa.RecordBatch):
         yield rows
     elif type(rows).__module__.partition(".")[0] == "pandas":
@@ -43,43 +50,46 @@ def _arrow_batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     elif hasattr(rows, "__arrow_c_stream__"):
         yield from pa.RecordBatchReader.from_stream(rows)
     elif isinstance(rows, Mapping):
-        yield pa.RecordBatch.from_pydict({name: _column(name, values, schema) for name, values in rows.items()})
+        yield pa.RecordBatch.from_pydict({name: _column(name, values, schema, guess) for name, values in rows.items()})
     elif isinstance(rows, Iterable) and not isinstance(rows, (str, bytes)):
-        yield from _from_iterable(rows, schema)
+        yield from _from_iterable(rows, schema, guess)
     else:
         raise errors.FieldInvalid(
             f"a {type(rows).__name__} holds no rows", hint="give a table, a frame, batches or a list of dicts"
         )
 
 
-def _from_iterable(rows: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _from_iterable(rows: Iterable[Any], schema: pa.Schema, guess: bool) -> Iterator[pa.RecordBatch]:
     chunk: list[Mapping[str, Any]] = []
     for item in rows:
         if isinstance(item, Mapping) and not hasattr(item, "__arrow_c_stream__"):
             chunk.append(item)
             if len(chunk) >= _CHUNK_ROWS:
-                yield _from_dicts(chunk, schema)
+                yield _from_dicts(chunk, schema, guess)
                 chunk = []
         else:
-            yield from _arrow_batches(item, schema)
+            yield from _arrow_batches(item, schema, guess=guess)
     if chunk:
-        yield _from_dicts(chunk, schema)
+        yield _from_dicts(chunk, schema, guess)
 
 
-def _from_dicts(rows: list[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+def _from_dicts(rows: list[Mapping[str, Any]], schema: pa.Schema, guess: bool) -> pa.RecordBatch:
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.RecordBatch.from_pydict({name: _column(name, [row.get(name) for row in rows], schema) for name in names})
+    return pa.RecordBatch.from_pydict(
+        {name: _column(name, [row.get(name) for row in rows], schema, guess) for name in names}
+    )
 
 
-def _column(name: str, values: Any, schema: pa.Schema) -> pa.Array:
-    """Python values as the table's type; what is no column of it is left to `conform` to name."""
+def _column(name: str, values: Any, schema: pa.Schema, guess: bool) -> pa.Array:
+    """Python values as the table's type; what is no column of it is guessed, or left to `conform` to name."""
     at = schema.get_field_index(name)
     try:
-        return pa.array(values, schema.field(at).type) if at >= 0 else pa.nulls(len(values))
+        if at >= 0:
+            return pa.array(values, schema.field(at).type)
+        return pa.array(values) if guess else pa.nulls(len(values))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise errors.SchemaMismatch(
-            f"column `{name}` is {schema.field(at).type}; a value is not", field=name
-        ) from error
+        kind = f"is {schema.field(at).type}" if at >= 0 else "has values of several types"
+        raise errors.SchemaMismatch(f"column `{name}` {kind}; a value is not", field=name) from error
 
 
 @dataclass(frozen=True, slots=True)

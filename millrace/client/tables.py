@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import pyarrow as pa
 
+from millrace.arrow.conform import conform
 from millrace.arrow.names import parse_type
 from millrace.client.append import Appender, AppendOptions, Opened, Totals
 from millrace.client.channel import Connection, call
+from millrace.client.evolve import without_nothing
 from millrace.client.read import TableRead
 from millrace.client.resources import new_request_id
-from millrace.client.rows import Result, Rows, batches_of
+from millrace.client.rows import Result, Rows, batches_of, raw_batches_of
 from millrace.client.watch import watch_table
 from millrace.client.where import Where, predicate
 from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
@@ -88,8 +90,8 @@ class Read:
 class Writer:
     """An open writer of a table. `async with table.writer("my-id") as writer:`; leaving the block normally commits everything."""
 
-    def __init__(self, appender: Appender) -> None:
-        self._appender = appender
+    def __init__(self, appender: Appender, *, evolve: bool = False) -> None:
+        self._appender, self._evolve = appender, evolve
 
     @property
     def opened(self) -> Opened:
@@ -100,13 +102,49 @@ class Writer:
         """Takes all of `rows` and returns this writer's offset after them; not yet committed (`flush`).
 
         `position`: your source's place after these rows, committed with them: then they must fit one message of 3.5 MiB."""
-        batches = batches_of(rows, self.opened.schema)
+        if self._evolve:
+            return await self._append_evolving(rows, position)
+        batches = batches_of(rows, self._appender.schema)
         if position is not None:
-            whole = await asyncio.to_thread(_one_batch, list(batches), self.opened.schema)
+            whole = await asyncio.to_thread(_one_batch, list(batches), self._appender.schema)
             return await self._appender.append(whole, position=types_pb2.Position(positions=position))
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             await self._appender.append(batch)
         return self._appender.next_offset
+
+    async def change_schema(
+        self,
+        *,
+        add: Columns | None = None,
+        widen: Columns | None = None,
+        relax: Sequence[str] = (),
+    ) -> pa.Schema:
+        """Changes the table's columns for every writer, after the rows appended so far, and returns them all: `add` new nullable ones,
+        `widen` types so that every value stays exact, `relax` NOT NULL. What is so already is no error.
+
+        Raises SchemaMismatch (a column is there with another type), FieldInvalid, UnsupportedType."""
+        return await self._appender.change_schema(
+            additions=[column.with_nullable(True) for column in schema_of(add or {})],
+            widenings={column.name: column.type for column in schema_of(widen or {})},
+            relaxations=relax,
+        )
+
+    async def _append_evolving(self, rows: Rows, position: Mapping[str, str] | None) -> int:
+        held: list[pa.RecordBatch] = []
+        batches = raw_batches_of(rows, self._appender.schema)
+        while (raw := await asyncio.to_thread(next, batches, None)) is not None:
+            await self._appender.adopt(raw.schema)
+            known = self._appender.schema
+            batch = conform(without_nothing(raw, known), known)
+            if position is None:
+                await self._appender.append(batch)
+            else:
+                held.append(batch)
+        if position is None:
+            return self._appender.next_offset
+        known = self._appender.schema  # earlier ones may lack what a later one brought
+        whole = _one_batch([conform(batch, known) for batch in held], known)
+        return await self._appender.append(whole, position=types_pb2.Position(positions=position))
 
     async def flush(self) -> None:
         """Returns when everything appended so far is durable."""
@@ -177,10 +215,16 @@ class Table:
         return Read(self._connection, request, parallel)
 
     def writer(
-        self, writer_id: str = "", *, dead_letter: bool = False, commit_interval_s: float | None = None, tries: int = 10
+        self,
+        writer_id: str = "",
+        *,
+        dead_letter: bool = False,
+        commit_interval_s: float | None = None,
+        tries: int = 10,
+        evolve: bool = False,
     ) -> Writer:
         """A writer under `writer_id` (empty: a fresh one). An older process with the same id is fenced. `dead_letter`: rows that
-        break the table's contract are kept aside instead of ending the writer."""
+        break the table's contract are kept aside instead of ending the writer. `evolve`: columns that the table lacks are added to it."""
         options = AppendOptions(
             table=self.name,
             writer_id=writer_id or f"client/{uuid.uuid4().hex}",
@@ -188,11 +232,15 @@ class Table:
             commit_interval_s=commit_interval_s,
             tries=tries,
         )
-        return Writer(Appender(self._connection, options))
+        return Writer(Appender(self._connection, options), evolve=evolve)
 
-    async def append(self, rows: Rows, *, writer_id: str = "", dead_letter: bool = False) -> Totals:
-        """Appends all of `rows` exactly once, across breaks and restarts of the server; returns when they are durable."""
-        async with self.writer(writer_id, dead_letter=dead_letter) as writer:
+    async def append(
+        self, rows: Rows, *, writer_id: str = "", dead_letter: bool = False, evolve: bool = False
+    ) -> Totals:
+        """Appends all of `rows` exactly once, across breaks and restarts of the server; returns when they are durable.
+
+        `evolve`: columns that the table lacks are added to it, nullable; else they are SchemaMismatch."""
+        async with self.writer(writer_id, dead_letter=dead_letter, evolve=evolve) as writer:
             await writer.append(rows)
             return await writer.finish()
 

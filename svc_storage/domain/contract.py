@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from millrace import errors
 from millrace.arrow.types import MAX_MICROS, MICROS_PER_DAY, MIN_MICROS, canonical, cast_exactly, check_values
+from millrace.arrow.widening import widens
 from svc_storage.domain.definition import ColumnRule, TableDefinition
-from svc_storage.domain.schema_change import widens
 
 RAW_LIMIT = 64 * 1024
 CUT_MARK = b"...cut"

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
+from millrace.arrow.names import name_of
 from millrace.cli.failures import Failed
 from millrace.cli.files import FORMATS, Layout, Rows, content_mark, infer
 from millrace.cli.grid import counted
@@ -27,7 +28,7 @@ from millrace.client.append import Appender, AppendOptions
 from millrace.client.resources import new_request_id
 from millrace.errors import TableNotFound
 from millrace.storage.v1 import storage_pb2
-from millrace.wire.schema import schema_from_proto, schema_to_proto
+from millrace.wire.schema import schema_to_proto
 
 
 @click.command(cls=Command)
@@ -55,11 +56,12 @@ from millrace.wire.schema import schema_from_proto, schema_to_proto
     show_default=True,
     help="What happens to rows that break the table's contract.",
 )
+@click.option("--evolve", is_flag=True, help="Add the columns to the table that the file has and the table lacks.")
 @click.option("--again", is_flag=True, help="Append the file once more although it was loaded before.")
 @pass_settings
 def command(
     settings: Settings, file: Path, table: str, format_: str | None, delimiter: str | None, nulls: tuple[str, ...],
-    event_time: str, keys: tuple[str, ...], bad_rows: str, again: bool,
+    event_time: str, keys: tuple[str, ...], bad_rows: str, evolve: bool, again: bool,
 ) -> None:  # fmt: skip
     """Append a CSV, JSON lines or Parquet file to a table, exactly once.
 
@@ -75,7 +77,7 @@ def command(
         options = AppendOptions(
             table=full, table_uid=target.uid, writer_id=writer, dead_letter=bad_rows == "dead-letter"
         )
-        await _load(session, layout, options)
+        await _load(session, layout, options, evolve=evolve)
 
     with_session(settings, work)
 
@@ -98,13 +100,14 @@ async def _table(
     return answer.table
 
 
-async def _load(session: Session, layout: Layout, options: AppendOptions) -> None:
+async def _load(session: Session, layout: Layout, options: AppendOptions, *, evolve: bool) -> None:
     name = short_name(options.table)
     with Reporter() as reporter:
         task = reporter.start(name)
-        schema = schema_from_proto((await get_table(session, options.table)).schema)
-        rows = Rows(layout, schema)
         async with Appender(session.connection("storage"), options) as writer:
+            if evolve:
+                await _adopt(writer, layout, name)
+            rows = Rows(layout, writer.schema)
             known = writer.opened.next_offset
             seen = await _append(
                 writer, rows, known, lambda: reporter.update(task, writer.acked_offset - known, rows.fraction)
@@ -114,6 +117,14 @@ async def _load(session: Session, layout: Layout, options: AppendOptions) -> Non
         task.done = totals.rows_written
         said = reporter.finish(task)
     _say(name, totals.rows_dead_lettered, said, known, seen)
+
+
+async def _adopt(writer: Appender, layout: Layout, name: str) -> None:
+    """The file's columns that the table lacks, by what the file's beginning shows."""
+    found = await asyncio.to_thread(infer, layout)
+    if new := [column for column in found if column.name not in writer.schema.names]:
+        await writer.change_schema(additions=new)
+        note(f"table {name} gained {', '.join(f'{column.name} {name_of(column.type)}' for column in new)}")
 
 
 def _say(name: str, dead: int, said: str, known: int, seen: int) -> None:

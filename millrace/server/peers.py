@@ -24,7 +24,10 @@ from millrace.server.settings import Secret, SettingsError
 from millrace.server.telemetry import PROPAGATOR, Telemetry
 
 PROBE_FIRST_S, PROBE_AFTERWARDS_S, PROBE_TIMEOUT_S = 0.2, 2.0, 2.0
-OPTIONS: tuple[tuple[str, int], ...] = (
+ROUND_ROBIN = '{"loadBalancingConfig":[{"round_robin":{}}]}'
+"""Calls go to the replicas behind a target in turn; one that is down is left out."""
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.service_config", ROUND_ROBIN),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -40,6 +43,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+_ITSELF = "itself"
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +75,13 @@ class Peers:
         made = PeerChannel(grpc.aio.insecure_channel(target, options=list(OPTIONS)), self._token, self._telemetry)
         self._channels[service], self._peers[service] = made, Peer(service, target)
         return made
+
+    def to_itself(self, target: str) -> PeerChannel:
+        """Never counts as a peer: a service does not wait for itself."""
+        if (found := self._channels.get(_ITSELF)) is None:
+            plain = grpc.aio.insecure_channel(target, options=list(OPTIONS))
+            found = self._channels[_ITSELF] = PeerChannel(plain, self._token, self._telemetry)
+        return found
 
     def all(self) -> tuple[Peer, ...]:
         return tuple(self._peers.values())

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, KeysView
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf import timestamp_pb2
 
@@ -27,7 +28,7 @@ from millrace.types.v1 import run_pb2, types_pb2
 
 PROGRESS_S = 1.0
 ENDED = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
-_SAME = ("kind", "subject", "once", "start_override", "full_refresh")
+_SAME = ("kind", "subject", "once", "start_override", "full_refresh", "task")
 
 
 def run_name(subject: str, request_id: str) -> str:
@@ -195,8 +196,8 @@ class Request:
 class Requests:
     """Runs that somebody asked for, by subject, as they come: for the workers of a process. One watch feeds all of them."""
 
-    def __init__(self, storage: Connection, kind: int) -> None:
-        self._connection, self._kind = storage, kind
+    def __init__(self, storage: Connection, *kinds: int) -> None:
+        self._connection, self._kinds = storage, frozenset(kinds)
         self._open: dict[str, Request] = {}
         self._changed = asyncio.Condition()
         self._cancelled: set[str] = set()
@@ -215,7 +216,7 @@ class Requests:
 
     def _put(self, resource: resources_pb2.Resource) -> None:
         spec, run = spec_of(resource), run_of(resource)
-        if spec.kind != self._kind or run.state in ENDED:
+        if spec.kind not in self._kinds or run.state in ENDED:
             self._open.pop(resource.name, None)
             self._cancelled.discard(resource.name)
             return
@@ -226,12 +227,28 @@ class Requests:
     def is_cancelled(self, name: str) -> bool:
         return name in self._cancelled
 
+    def waiting(self, subject: str) -> list[Request]:
+        """Runs of `subject` that have not ended as far as is known, oldest first."""
+        found = [request for request in self._open.values() if request.spec.subject == subject]
+        return sorted(found, key=lambda request: request.run.create_time.ToNanoseconds())
+
+    async def subjects(self) -> AsyncIterator[str]:
+        """What runs have not ended for, again and again as that changes: for a process without a worker per subject. Never ends."""
+        while True:
+            before = dict(self._open)
+            for subject in dict.fromkeys(request.spec.subject for request in before.values()):
+                yield subject
+            async with self._changed:
+                await self._changed.wait_for(partial(self._has_more_than, before.keys()))
+
+    def _has_more_than(self, names: KeysView[str]) -> bool:
+        return bool(self._open.keys() - names)
+
     async def of(self, subject: str) -> AsyncIterator[Request]:
         """Runs of `subject` that have not ended, oldest first, then new ones; each once. Never ends."""
         given: set[str] = set()
         while True:
-            waiting = [r for r in self._open.values() if r.spec.subject == subject and r.name not in given]
-            for request in sorted(waiting, key=lambda r: r.run.create_time.ToNanoseconds()):
+            for request in [request for request in self.waiting(subject) if request.name not in given]:
                 given.add(request.name)
                 yield request
             async with self._changed:
@@ -266,6 +283,12 @@ class Reporter:
         if time.monotonic() - self._last_progress >= PROGRESS_S:
             self._last_progress = time.monotonic()
             await self._write(run_pb2.RunEvent(progress=progress))
+
+    async def report(self, report: run_pb2.TableReport) -> None:
+        await self._write(run_pb2.RunEvent(report=report))
+
+    async def fault(self, fault: run_pb2.TableFault) -> None:
+        await self._write(run_pb2.RunEvent(fault=fault))
 
     async def finished(self, state: int, error: BaseException | None = None) -> None:
         """`state`: SUCCEEDED, FAILED or CANCELLED."""

@@ -18,6 +18,13 @@ Hook = Callable[[], Awaitable[None]]
 AddServicer = Callable[[Any, Any], None]
 
 
+@dataclass(slots=True)
+class OwnAddress:
+    """Where this process is reached from inside it; "" before it listens."""
+
+    target: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The process around a service."""
@@ -27,11 +34,16 @@ class Runtime:
     background: Background  # start(name, work): tasks that somebody watches, outside of any request
     peers: Peers
     draining: asyncio.Event  # set once drain begins: take no lease, start nothing new
+    address: OwnAddress = field(default_factory=OwnAddress)
 
     def channel(self, service: str) -> PeerChannel:
         """The channel to another service, for its generated stub or for `millrace.client`'s core; it becomes a peer: this service is not
         SERVING before the peer answered once. Raises SettingsError when its target is not set."""
         return self.peers.channel(service)
+
+    def own_channel(self) -> PeerChannel:
+        """A channel of this service to itself, as itself: what it keeps for others, it may keep for itself. From `on_start` on."""
+        return self.peers.to_itself(self.address.target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

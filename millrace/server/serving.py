@@ -91,6 +91,8 @@ class Serving:
         except RuntimeError as error:
             raise PortTaken(f"port {settings.port} on {settings.host} is taken") from error
         await self.server.start()
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "") else settings.host
+        self._runtime.address.target = f"{host}:{self.port}"
 
     def _add_services(self) -> tuple[str, ...]:
         recorder = _Recorder(self.server)

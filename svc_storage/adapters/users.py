@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 
+from millrace.errors import ResourceExists
 from millrace.extract.v1 import extract_pb2
 from millrace.transform.v1 import transform_pb2
-from millrace.types.v1 import pipeline_pb2
+from millrace.types.v1 import pipeline_pb2, run_pb2
 from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources
-from svc_storage.ports import Clock, Packed, Resource, Version
+from svc_storage.domain.resources import Resources, ResourceWish
+from svc_storage.ports import Clock, Derived, Packed, RequestMark, Resource, Version
 
 M = TypeVar("M", bound=Message)
 READER_KEPT_US = 24 * 3600 * 1_000_000
@@ -20,7 +24,7 @@ _PAGE = 200
 
 
 class ResourceUsers:
-    """`Dependents` and `ReaderMarks` over the resource store."""
+    """`Dependents`, `ReaderMarks` and `Lineage` over the resource store."""
 
     def __init__(self, resources: Resources, clock: Clock) -> None:
         self._resources, self._clock = resources, clock
@@ -48,6 +52,26 @@ class ResourceUsers:
                 found.append((reader.name, _message(reader.status, pipeline_pb2.ReaderStatus()).version))
         return found
 
+    async def derived(self, table: str) -> Sequence[Derived]:
+        found = []
+        async for transform in self._all("transforms"):
+            output = _output_of(transform)
+            if output and output != table and table in _tables_of(transform):
+                found.append(Derived(transform.name, output))
+        return found
+
+    async def ask_refresh(self, transform: str, run_id: str, principal: str) -> str:
+        name = f"namespaces/{transform.split('/')[1]}/runs/{run_id}"
+        kind = run_pb2.RUN_KIND_TRANSFORM
+        spec = run_pb2.RunSpec(kind=kind, subject=transform, full_refresh=True, requested_by=principal)
+        status = run_pb2.Run(kind=kind, subject=transform, state=run_pb2.RUN_STATE_PENDING, requested_by=principal)
+        status.create_time.FromMicroseconds(self._clock.now_us())
+        wish = ResourceWish(name=name, spec=_packed(spec), status=_packed(status), owner=principal)
+        digest = hashlib.sha256(wish.spec.value).hexdigest()
+        with contextlib.suppress(ResourceExists):
+            await self._resources.put(wish, RequestMark(f"refresh/{run_id}"[:128], "storage", digest))
+        return name
+
     async def _all(self, collection: str) -> AsyncIterator[Resource]:
         after_name = ""
         while True:
@@ -57,6 +81,16 @@ class ResourceUsers:
             if len(page) < _PAGE:
                 return
             after_name = page[-1].name
+
+
+def _output_of(transform: Resource) -> str:
+    return _message(transform.spec, transform_pb2.TransformSpec()).output if transform.spec else ""
+
+
+def _packed(message: Message) -> Packed:
+    found = any_pb2.Any()
+    found.Pack(message)
+    return Packed(found.type_url, found.value)
 
 
 def _tables_of(transform: Resource) -> set[str]:

@@ -118,6 +118,12 @@ class Leases:
         row = await self._store.run(lambda tx: tx.lease(lease))
         return 0 if row is None else row.epoch
 
+    async def is_held(self, name: str) -> bool:
+        """Did its holder renew it within its ttl, as far as this process has seen?"""
+        run_out = await self._run_out(name)
+        row = await self._store.run(lambda tx: tx.lease(name))
+        return row is not None and bool(row.holder) and (row.epoch, row.renewals) != run_out
+
     async def raise_floor(self, lease: str, epoch: int) -> None:
         """The next Acquire gets more than `epoch`: a writer bound to the lease has taken it."""
         await self._change(lease, lambda row: replace(row, floor=max(row.floor, epoch)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millrace.errors import RequestIdReused
-from svc_storage.ports import Answer, ControlTransaction, RequestMark
+from svc_storage.ports import Answer, Clock, ControlStore, ControlTransaction, RequestMark
 
 KEPT_US = 24 * 3600 * 1_000_000
 
@@ -26,3 +26,19 @@ def keep_answer(tx: ControlTransaction, request: RequestMark, body: bytes, now_u
     tx.put_answer(
         request.principal, request.id, Answer(request.fingerprint, body), now_us=now_us, since_us=now_us - KEPT_US
     )
+
+
+class Answers:
+    """Of changes that are no transaction of the control store themselves: kept right after them."""
+
+    def __init__(self, store: ControlStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+
+    async def before(self, request: RequestMark) -> bytes | None:
+        """Raises RequestIdReused."""
+        now_us = self._clock.now_us()
+        return await self._store.run(lambda tx: answered(tx, request, now_us))
+
+    async def keep(self, request: RequestMark, body: bytes) -> None:
+        now_us = self._clock.now_us()
+        await self._store.run(lambda tx: keep_answer(tx, request, body, now_us))

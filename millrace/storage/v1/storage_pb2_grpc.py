@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from millrace.storage.v1 import lookup_pb2 as millrace_dot_storage_dot_v1_dot_lookup__pb2
+from millrace.storage.v1 import maintenance_pb2 as millrace_dot_storage_dot_v1_dot_maintenance__pb2
 from millrace.storage.v1 import merge_pb2 as millrace_dot_storage_dot_v1_dot_merge__pb2
 from millrace.storage.v1 import storage_pb2 as millrace_dot_storage_dot_v1_dot_storage__pb2
 
@@ -96,6 +97,56 @@ class StorageServiceStub:
                 '/millrace.storage.v1.StorageService/WatchTable',
                 request_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableRequest.SerializeToString,
                 response_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableResponse.FromString,
+                _registered_method=True)
+        self.CompactTable = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/CompactTable',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableResponse.FromString,
+                _registered_method=True)
+        self.ExpireVersions = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/ExpireVersions',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestoreTable = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/RestoreTable',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.FromString,
+                _registered_method=True)
+        self.EraseRows = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/EraseRows',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsResponse.FromString,
+                _registered_method=True)
+        self.CheckTable = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/CheckTable',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableResponse.FromString,
+                _registered_method=True)
+        self.GetRun = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/GetRun',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/ListRuns',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/CancelRun',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
+        self.ListWriters = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/ListWriters',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersResponse.FromString,
+                _registered_method=True)
+        self.DeleteWriter = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/DeleteWriter',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.FromString,
                 _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/millrace.storage.v1.StorageService/ListVersions',
@@ -212,6 +263,81 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompactTable(self, request, context):
+        """Makes few large files of many small ones now; storage does so by itself when it is due. Runs of a table follow each other; the stream shows the run's events
+        in `sequence` order, `finished` last, a failed run is an OK stream with `finished{FAILED}`; a cut stream never cancels a run. The same request_id
+        attaches, with another request it is ALREADY_EXISTS REQUEST_ID_REUSED. NOT_FOUND TABLE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpireVersions(self, request, context):
+        """Ends older versions before retention does. A run, as CompactTable. Named readers are waited for; the report names the one that held it up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTable(self, request, context):
+        """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
+        Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseRows(self, request, context):
+        """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
+        CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckTable(self, request, context):
+        """Compares all that a table is made of with its log and names each fault. A run, as CompactTable; it works on a table that cannot be opened, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRun(self, request, context):
+        """One of this service's runs. NOT_FOUND RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """This service's runs, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """Asks a run to end at its next step; what it committed stays. One that has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWriters(self, request, context):
+        """Who appends to a table, and how far each got.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWriter(self, request, context):
+        """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
+        it first. NOT_FOUND RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListVersions(self, request, context):
         """The versions that can still be read, newest first.
         """
@@ -281,6 +407,56 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.WatchTable,
                     request_deserializer=millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableRequest.FromString,
                     response_serializer=millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableResponse.SerializeToString,
+            ),
+            'CompactTable': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompactTable,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableResponse.SerializeToString,
+            ),
+            'ExpireVersions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExpireVersions,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsResponse.SerializeToString,
+            ),
+            'RestoreTable': grpc.unary_stream_rpc_method_handler(
+                    servicer.RestoreTable,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.SerializeToString,
+            ),
+            'EraseRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.EraseRows,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsResponse.SerializeToString,
+            ),
+            'CheckTable': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckTable,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableResponse.SerializeToString,
+            ),
+            'GetRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRun,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'ListWriters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWriters,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersResponse.SerializeToString,
+            ),
+            'DeleteWriter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWriter,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -613,6 +789,276 @@ class StorageService:
             '/millrace.storage.v1.StorageService/WatchTable',
             millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableRequest.SerializeToString,
             millrace_dot_storage_dot_v1_dot_storage__pb2.WatchTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompactTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/CompactTable',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CompactTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpireVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ExpireVersions',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExpireVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/RestoreTable',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/EraseRows',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/CheckTable',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CheckTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/GetRun',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.GetRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ListRuns',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/CancelRun',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWriters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ListWriters',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ListWritersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWriter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/DeleteWriter',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ Named, typed, versioned tables: appended exactly once, read at a version, watche
 from collections import abc as _abc
 from grpc import aio as _aio
 from millrace.storage.v1 import lookup_pb2 as _lookup_pb2
+from millrace.storage.v1 import maintenance_pb2 as _maintenance_pb2
 from millrace.storage.v1 import merge_pb2 as _merge_pb2
 from millrace.storage.v1 import storage_pb2 as _storage_pb2
 import abc as _abc_1
@@ -88,6 +89,35 @@ class StorageServiceStub:
     """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
     VERSION_EXPIRED: read in full, watch from there.
     """
+    CompactTable: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.CompactTableRequest, _maintenance_pb2.CompactTableResponse]
+    """Makes few large files of many small ones now; storage does so by itself when it is due. Runs of a table follow each other; the stream shows the run's events
+    in `sequence` order, `finished` last, a failed run is an OK stream with `finished{FAILED}`; a cut stream never cancels a run. The same request_id
+    attaches, with another request it is ALREADY_EXISTS REQUEST_ID_REUSED. NOT_FOUND TABLE_NOT_FOUND.
+    """
+    ExpireVersions: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.ExpireVersionsRequest, _maintenance_pb2.ExpireVersionsResponse]
+    """Ends older versions before retention does. A run, as CompactTable. Named readers are waited for; the report names the one that held it up."""
+    RestoreTable: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.RestoreTableRequest, _maintenance_pb2.RestoreTableResponse]
+    """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
+    Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+    """
+    EraseRows: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.EraseRowsRequest, _maintenance_pb2.EraseRowsResponse]
+    """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
+    CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
+    """
+    CheckTable: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.CheckTableRequest, _maintenance_pb2.CheckTableResponse]
+    """Compares all that a table is made of with its log and names each fault. A run, as CompactTable; it works on a table that cannot be opened, too."""
+    GetRun: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.GetRunRequest, _maintenance_pb2.GetRunResponse]
+    """One of this service's runs. NOT_FOUND RUN_NOT_FOUND."""
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.ListRunsRequest, _maintenance_pb2.ListRunsResponse]
+    """This service's runs, by name."""
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.CancelRunRequest, _maintenance_pb2.CancelRunResponse]
+    """Asks a run to end at its next step; what it committed stays. One that has ended stays as it is."""
+    ListWriters: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.ListWritersRequest, _maintenance_pb2.ListWritersResponse]
+    """Who appends to a table, and how far each got."""
+    DeleteWriter: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.DeleteWriterRequest, _maintenance_pb2.DeleteWriterResponse]
+    """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
+    it first. NOT_FOUND RESOURCE_NOT_FOUND.
+    """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ListVersionsRequest, _storage_pb2.ListVersionsResponse]
     """The versions that can still be read, newest first."""
 
@@ -148,6 +178,35 @@ class StorageServiceAsyncStub(StorageServiceStub):
     WatchTable: _aio.UnaryStreamMultiCallable[_storage_pb2.WatchTableRequest, _storage_pb2.WatchTableResponse]  # type: ignore[assignment]
     """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
     VERSION_EXPIRED: read in full, watch from there.
+    """
+    CompactTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.CompactTableRequest, _maintenance_pb2.CompactTableResponse]  # type: ignore[assignment]
+    """Makes few large files of many small ones now; storage does so by itself when it is due. Runs of a table follow each other; the stream shows the run's events
+    in `sequence` order, `finished` last, a failed run is an OK stream with `finished{FAILED}`; a cut stream never cancels a run. The same request_id
+    attaches, with another request it is ALREADY_EXISTS REQUEST_ID_REUSED. NOT_FOUND TABLE_NOT_FOUND.
+    """
+    ExpireVersions: _aio.UnaryStreamMultiCallable[_maintenance_pb2.ExpireVersionsRequest, _maintenance_pb2.ExpireVersionsResponse]  # type: ignore[assignment]
+    """Ends older versions before retention does. A run, as CompactTable. Named readers are waited for; the report names the one that held it up."""
+    RestoreTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.RestoreTableRequest, _maintenance_pb2.RestoreTableResponse]  # type: ignore[assignment]
+    """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
+    Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+    """
+    EraseRows: _aio.UnaryStreamMultiCallable[_maintenance_pb2.EraseRowsRequest, _maintenance_pb2.EraseRowsResponse]  # type: ignore[assignment]
+    """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
+    CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
+    """
+    CheckTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.CheckTableRequest, _maintenance_pb2.CheckTableResponse]  # type: ignore[assignment]
+    """Compares all that a table is made of with its log and names each fault. A run, as CompactTable; it works on a table that cannot be opened, too."""
+    GetRun: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.GetRunRequest, _maintenance_pb2.GetRunResponse]  # type: ignore[assignment]
+    """One of this service's runs. NOT_FOUND RUN_NOT_FOUND."""
+    ListRuns: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.ListRunsRequest, _maintenance_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """This service's runs, by name."""
+    CancelRun: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.CancelRunRequest, _maintenance_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """Asks a run to end at its next step; what it committed stays. One that has ended stays as it is."""
+    ListWriters: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.ListWritersRequest, _maintenance_pb2.ListWritersResponse]  # type: ignore[assignment]
+    """Who appends to a table, and how far each got."""
+    DeleteWriter: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.DeleteWriterRequest, _maintenance_pb2.DeleteWriterResponse]  # type: ignore[assignment]
+    """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
+    it first. NOT_FOUND RESOURCE_NOT_FOUND.
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_storage_pb2.ListVersionsRequest, _storage_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """The versions that can still be read, newest first."""
@@ -278,6 +337,95 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
         """Follows a table's versions, gap-free and ascending: each number is covered once, by an event [first, number] or a bookmark. OUT_OF_RANGE
         VERSION_EXPIRED: read in full, watch from there.
+        """
+
+    @_abc_1.abstractmethod
+    def CompactTable(
+        self,
+        request: _maintenance_pb2.CompactTableRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Makes few large files of many small ones now; storage does so by itself when it is due. Runs of a table follow each other; the stream shows the run's events
+        in `sequence` order, `finished` last, a failed run is an OK stream with `finished{FAILED}`; a cut stream never cancels a run. The same request_id
+        attaches, with another request it is ALREADY_EXISTS REQUEST_ID_REUSED. NOT_FOUND TABLE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExpireVersions(
+        self,
+        request: _maintenance_pb2.ExpireVersionsRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Ends older versions before retention does. A run, as CompactTable. Named readers are waited for; the report names the one that held it up."""
+
+    @_abc_1.abstractmethod
+    def RestoreTable(
+        self,
+        request: _maintenance_pb2.RestoreTableRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
+        Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseRows(
+        self,
+        request: _maintenance_pb2.EraseRowsRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
+        CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckTable(
+        self,
+        request: _maintenance_pb2.CheckTableRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Compares all that a table is made of with its log and names each fault. A run, as CompactTable; it works on a table that cannot be opened, too."""
+
+    @_abc_1.abstractmethod
+    def GetRun(
+        self,
+        request: _maintenance_pb2.GetRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.GetRunResponse, _abc.Awaitable[_maintenance_pb2.GetRunResponse]]:
+        """One of this service's runs. NOT_FOUND RUN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _maintenance_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.ListRunsResponse, _abc.Awaitable[_maintenance_pb2.ListRunsResponse]]:
+        """This service's runs, by name."""
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _maintenance_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.CancelRunResponse, _abc.Awaitable[_maintenance_pb2.CancelRunResponse]]:
+        """Asks a run to end at its next step; what it committed stays. One that has ended stays as it is."""
+
+    @_abc_1.abstractmethod
+    def ListWriters(
+        self,
+        request: _maintenance_pb2.ListWritersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.ListWritersResponse, _abc.Awaitable[_maintenance_pb2.ListWritersResponse]]:
+        """Who appends to a table, and how far each got."""
+
+    @_abc_1.abstractmethod
+    def DeleteWriter(
+        self,
+        request: _maintenance_pb2.DeleteWriterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.DeleteWriterResponse, _abc.Awaitable[_maintenance_pb2.DeleteWriterResponse]]:
+        """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
+        it first. NOT_FOUND RESOURCE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from millrace.types.v1 import types_pb2 as millrace_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmillrace/types/v1/run.proto\x12\x11millrace.types.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dmillrace/types/v1/types.proto\"\x8b\x03\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.millrace.types.v1.RunKind\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.millrace.types.v1.RunState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08progress\x18\x08 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0crequested_by\x18\n \x01(\t\x12\x15\n\rlast_sequence\x18\x0b \x01(\x03\"\xcd\x01\n\x07RunSpec\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.millrace.types.v1.RunKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04once\x18\x03 \x01(\x08\x12\x33\n\x0estart_override\x18\x04 \x01(\x0b\x32\x1b.millrace.types.v1.Position\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x14\n\x0c\x66ull_refresh\x18\x07 \x01(\x08\"\xdb\x01\n\x0bRunProgress\x12\x11\n\trows_read\x18\x01 \x01(\x03\x12\x14\n\x0crows_written\x18\x02 \x01(\x03\x12\x1a\n\x12rows_dead_lettered\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12-\n\x08position\x18\x05 \x01(\x0b\x32\x1b.millrace.types.v1.Position\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12&\n\x03lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x66raction\x18\x08 \x01(\x01\"\xa5\x03\n\x08RunEvent\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.millrace.types.v1.Run\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07started\x18\x04 \x01(\x0b\x32\x1d.millrace.types.v1.RunStartedH\x00\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgressH\x00\x12\x30\n\x07warning\x18\x06 \x01(\x0b\x32\x1d.millrace.types.v1.RunWarningH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12\x32\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x1e.millrace.types.v1.RunFinishedH\x00\x12\x30\n\x07planned\x18\t \x01(\x0b\x32\x1d.millrace.types.v1.RunPlannedH\x00\x42\x07\n\x05\x65vent\"K\n\nRunStarted\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12-\n\x08position\x18\x02 \x01(\x0b\x32\x1b.millrace.types.v1.Position\"-\n\nRunWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8e\x01\n\x0bRunFinished\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.millrace.types.v1.RunState\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"_\n\nRunPlanned\x12+\n\x06inputs\x18\x01 \x03(\x0b\x32\x1b.millrace.types.v1.RunInput\x12\x14\n\x0c\x66ull_refresh\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"X\n\x08RunInput\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1a\n\rafter_version\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x03 \x01(\x03\x42\x10\n\x0e_after_version*P\n\x07RunKind\x12\x18\n\x14RUN_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fRUN_KIND_SOURCE\x10\x01\x12\x16\n\x12RUN_KIND_TRANSFORM\x10\x02*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*\xa0\x01\n\tWorkState\x12\x1a\n\x16WORK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWORK_STATE_IDLE\x10\x01\x12\x16\n\x12WORK_STATE_RUNNING\x10\x02\x12\x1a\n\x16WORK_STATE_BACKING_OFF\x10\x03\x12\x15\n\x11WORK_STATE_PAUSED\x10\x04\x12\x17\n\x13WORK_STATE_FINISHED\x10\x05\x42\x45\n\x15\x64\x65v.millrace.types.v1P\x01Z*millrace.dev/gen/millrace/types/v1;typesv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmillrace/types/v1/run.proto\x12\x11millrace.types.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dmillrace/types/v1/types.proto\"\x8b\x03\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.millrace.types.v1.RunKind\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.millrace.types.v1.RunState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08progress\x18\x08 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0crequested_by\x18\n \x01(\t\x12\x15\n\rlast_sequence\x18\x0b \x01(\x03\"\xf1\x01\n\x07RunSpec\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.millrace.types.v1.RunKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04once\x18\x03 \x01(\x08\x12\x33\n\x0estart_override\x18\x04 \x01(\x0b\x32\x1b.millrace.types.v1.Position\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x14\n\x0c\x66ull_refresh\x18\x07 \x01(\x08\x12\"\n\x04task\x18\x08 \x01(\x0b\x32\x14.google.protobuf.Any\"\xdb\x01\n\x0bRunProgress\x12\x11\n\trows_read\x18\x01 \x01(\x03\x12\x14\n\x0crows_written\x18\x02 \x01(\x03\x12\x1a\n\x12rows_dead_lettered\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12-\n\x08position\x18\x05 \x01(\x0b\x32\x1b.millrace.types.v1.Position\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12&\n\x03lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x66raction\x18\x08 \x01(\x01\"\x87\x04\n\x08RunEvent\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.millrace.types.v1.Run\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07started\x18\x04 \x01(\x0b\x32\x1d.millrace.types.v1.RunStartedH\x00\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgressH\x00\x12\x30\n\x07warning\x18\x06 \x01(\x0b\x32\x1d.millrace.types.v1.RunWarningH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12\x32\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x1e.millrace.types.v1.RunFinishedH\x00\x12\x30\n\x07planned\x18\t \x01(\x0b\x32\x1d.millrace.types.v1.RunPlannedH\x00\x12\x30\n\x06report\x18\n \x01(\x0b\x32\x1e.millrace.types.v1.TableReportH\x00\x12.\n\x05\x66\x61ult\x18\x0b \x01(\x0b\x32\x1d.millrace.types.v1.TableFaultH\x00\x42\x07\n\x05\x65vent\"K\n\nRunStarted\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12-\n\x08position\x18\x02 \x01(\x0b\x32\x1b.millrace.types.v1.Position\"-\n\nRunWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8e\x01\n\x0bRunFinished\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.millrace.types.v1.RunState\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"_\n\nRunPlanned\x12+\n\x06inputs\x18\x01 \x03(\x0b\x32\x1b.millrace.types.v1.RunInput\x12\x14\n\x0c\x66ull_refresh\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"X\n\x08RunInput\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1a\n\rafter_version\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x03 \x01(\x03\x42\x10\n\x0e_after_version\"\xed\x02\n\x0bTableReport\x12\r\n\x05table\x18\x01 \x01(\t\x12\x13\n\x0brows_erased\x18\x02 \x01(\x03\x12\x1b\n\x13\x64\x65\x61\x64_letters_erased\x18\x03 \x01(\x03\x12\x1d\n\x15\x64\x65\x61\x64_letters_unjudged\x18\x04 \x01(\x03\x12\x17\n\x0f\x66iles_rewritten\x18\x05 \x01(\x03\x12\x15\n\rfiles_removed\x18\x06 \x01(\x03\x12\x15\n\rbytes_removed\x18\x07 \x01(\x03\x12\x18\n\x10versions_expired\x18\x08 \x01(\x03\x12\x16\n\x0eoldest_version\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\x03\x12-\n\tgone_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08verified\x18\x0c \x01(\x08\x12\x13\n\x0brefresh_run\x18\r \x01(\t\x12\x0f\n\x07held_by\x18\x0e \x01(\t\x12\r\n\x05notes\x18\x0f \x03(\t\"\x7f\n\nTableFault\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x14\n\x07version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08harmless\x18\x05 \x01(\x08\x12\x10\n\x08repaired\x18\x06 \x01(\x08\x42\n\n\x08_version*\xb9\x01\n\x07RunKind\x12\x18\n\x14RUN_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fRUN_KIND_SOURCE\x10\x01\x12\x16\n\x12RUN_KIND_TRANSFORM\x10\x02\x12\x14\n\x10RUN_KIND_COMPACT\x10\x03\x12\x13\n\x0fRUN_KIND_EXPIRE\x10\x04\x12\x14\n\x10RUN_KIND_RESTORE\x10\x05\x12\x12\n\x0eRUN_KIND_ERASE\x10\x06\x12\x12\n\x0eRUN_KIND_CHECK\x10\x07*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*\xa0\x01\n\tWorkState\x12\x1a\n\x16WORK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWORK_STATE_IDLE\x10\x01\x12\x16\n\x12WORK_STATE_RUNNING\x10\x02\x12\x1a\n\x16WORK_STATE_BACKING_OFF\x10\x03\x12\x15\n\x11WORK_STATE_PAUSED\x10\x04\x12\x17\n\x13WORK_STATE_FINISHED\x10\x05\x42\x45\n\x15\x64\x65v.millrace.types.v1P\x01Z*millrace.dev/gen/millrace/types/v1;typesv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,28 +37,32 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millrace.types.v1.run_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.millrace.types.v1P\001Z*millrace.dev/gen/millrace/types/v1;typesv1'
-  _globals['_RUNKIND']._serialized_start=1879
-  _globals['_RUNKIND']._serialized_end=1959
-  _globals['_RUNSTATE']._serialized_start=1962
-  _globals['_RUNSTATE']._serialized_end=2117
-  _globals['_WORKSTATE']._serialized_start=2120
-  _globals['_WORKSTATE']._serialized_end=2280
-  _globals['_RUN']._serialized_start=172
-  _globals['_RUN']._serialized_end=567
-  _globals['_RUNSPEC']._serialized_start=570
-  _globals['_RUNSPEC']._serialized_end=775
-  _globals['_RUNPROGRESS']._serialized_start=778
-  _globals['_RUNPROGRESS']._serialized_end=997
-  _globals['_RUNEVENT']._serialized_start=1000
-  _globals['_RUNEVENT']._serialized_end=1421
-  _globals['_RUNSTARTED']._serialized_start=1423
-  _globals['_RUNSTARTED']._serialized_end=1498
-  _globals['_RUNWARNING']._serialized_start=1500
-  _globals['_RUNWARNING']._serialized_end=1545
-  _globals['_RUNFINISHED']._serialized_start=1548
-  _globals['_RUNFINISHED']._serialized_end=1690
-  _globals['_RUNPLANNED']._serialized_start=1692
-  _globals['_RUNPLANNED']._serialized_end=1787
-  _globals['_RUNINPUT']._serialized_start=1789
-  _globals['_RUNINPUT']._serialized_end=1877
+  _globals['_RUNKIND']._serialized_start=2538
+  _globals['_RUNKIND']._serialized_end=2723
+  _globals['_RUNSTATE']._serialized_start=2726
+  _globals['_RUNSTATE']._serialized_end=2881
+  _globals['_WORKSTATE']._serialized_start=2884
+  _globals['_WORKSTATE']._serialized_end=3044
+  _globals['_RUN']._serialized_start=199
+  _globals['_RUN']._serialized_end=594
+  _globals['_RUNSPEC']._serialized_start=597
+  _globals['_RUNSPEC']._serialized_end=838
+  _globals['_RUNPROGRESS']._serialized_start=841
+  _globals['_RUNPROGRESS']._serialized_end=1060
+  _globals['_RUNEVENT']._serialized_start=1063
+  _globals['_RUNEVENT']._serialized_end=1582
+  _globals['_RUNSTARTED']._serialized_start=1584
+  _globals['_RUNSTARTED']._serialized_end=1659
+  _globals['_RUNWARNING']._serialized_start=1661
+  _globals['_RUNWARNING']._serialized_end=1706
+  _globals['_RUNFINISHED']._serialized_start=1709
+  _globals['_RUNFINISHED']._serialized_end=1851
+  _globals['_RUNPLANNED']._serialized_start=1853
+  _globals['_RUNPLANNED']._serialized_end=1948
+  _globals['_RUNINPUT']._serialized_start=1950
+  _globals['_RUNINPUT']._serialized_end=2038
+  _globals['_TABLEREPORT']._serialized_start=2041
+  _globals['_TABLEREPORT']._serialized_end=2406
+  _globals['_TABLEFAULT']._serialized_start=2408
+  _globals['_TABLEFAULT']._serialized_end=2535
 # @@protoc_insertion_point(module_scope)

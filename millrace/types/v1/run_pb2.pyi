@@ -4,6 +4,7 @@ isort:skip_file
 Long work is a stored Run; a stream only observes it."""
 
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -35,6 +36,16 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """A source's rows into its table."""
     RUN_KIND_TRANSFORM: _RunKind.ValueType  # 2
     """A transform's new input into its output table."""
+    RUN_KIND_COMPACT: _RunKind.ValueType  # 3
+    """A table's files into fewer, larger ones."""
+    RUN_KIND_EXPIRE: _RunKind.ValueType  # 4
+    """The end of a table's older versions."""
+    RUN_KIND_RESTORE: _RunKind.ValueType  # 5
+    """An older version's rows back."""
+    RUN_KIND_ERASE: _RunKind.ValueType  # 6
+    """Rows out of a table, its dead letters, its versions and what is derived from it."""
+    RUN_KIND_CHECK: _RunKind.ValueType  # 7
+    """A look at all that a table is made of."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -45,6 +56,16 @@ RUN_KIND_SOURCE: RunKind.ValueType  # 1
 """A source's rows into its table."""
 RUN_KIND_TRANSFORM: RunKind.ValueType  # 2
 """A transform's new input into its output table."""
+RUN_KIND_COMPACT: RunKind.ValueType  # 3
+"""A table's files into fewer, larger ones."""
+RUN_KIND_EXPIRE: RunKind.ValueType  # 4
+"""The end of a table's older versions."""
+RUN_KIND_RESTORE: RunKind.ValueType  # 5
+"""An older version's rows back."""
+RUN_KIND_ERASE: RunKind.ValueType  # 6
+"""Rows out of a table, its dead letters, its versions and what is derived from it."""
+RUN_KIND_CHECK: RunKind.ValueType  # 7
+"""A look at all that a table is made of."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _RunState:
@@ -141,7 +162,7 @@ class Run(_message.Message):
     kind: Global___RunKind.ValueType
     """What it does."""
     subject: _builtins.str
-    """The source's or transform's full name."""
+    """The source's, transform's or table's full name."""
     state: Global___RunState.ValueType
     """Where it stands."""
     requested_by: _builtins.str
@@ -204,10 +225,11 @@ class RunSpec(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     FULL_REFRESH_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     kind: Global___RunKind.ValueType
     """What it does."""
     subject: _builtins.str
-    """The source's or transform's full name."""
+    """The source's, transform's or table's full name."""
     once: _builtins.bool
     """True when it stops at the end of what the source has now; false: when it has caught up with what arrives meanwhile."""
     cancel_requested: _builtins.bool
@@ -220,6 +242,10 @@ class RunSpec(_message.Message):
     def start_override(self) -> _types_pb2.Position:
         """Where a source starts instead of at its committed position; unset: there."""
 
+    @_builtins.property
+    def task(self) -> _any_pb2.Any:
+        """What a table's run was asked for: the request, without its id and sequence."""
+
     def __init__(
         self,
         *,
@@ -230,10 +256,11 @@ class RunSpec(_message.Message):
         cancel_requested: _builtins.bool = ...,
         requested_by: _builtins.str = ...,
         full_refresh: _builtins.bool = ...,
+        task: _any_pb2.Any | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_override", b"start_override"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_override", b"start_override", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "full_refresh", b"full_refresh", "kind", b"kind", "once", b"once", "requested_by", b"requested_by", "start_override", b"start_override", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "full_refresh", b"full_refresh", "kind", b"kind", "once", b"once", "requested_by", b"requested_by", "start_override", b"start_override", "subject", b"subject", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,6 +335,8 @@ class RunEvent(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     PLANNED_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by 1 per stored event, from 1. 0 on heartbeats, which are not stored."""
     @_builtins.property
@@ -342,6 +371,14 @@ class RunEvent(_message.Message):
     def planned(self) -> Global___RunPlanned:
         """A transform's plan: what it reads and why."""
 
+    @_builtins.property
+    def report(self) -> Global___TableReport:
+        """What was done to a table; one per table, before `finished`."""
+
+    @_builtins.property
+    def fault(self) -> Global___TableFault:
+        """A check found something. At most 500 are told."""
+
     def __init__(
         self,
         *,
@@ -354,12 +391,14 @@ class RunEvent(_message.Message):
         heartbeat: _types_pb2.Heartbeat | None = ...,
         finished: Global___RunFinished | None = ...,
         planned: Global___RunPlanned | None = ...,
+        report: Global___TableReport | None = ...,
+        fault: Global___TableFault | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "planned", b"planned", "progress", b"progress", "run", b"run", "started", b"started", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fault", b"fault", "finished", b"finished", "heartbeat", b"heartbeat", "planned", b"planned", "progress", b"progress", "report", b"report", "run", b"run", "started", b"started", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "planned", b"planned", "progress", b"progress", "run", b"run", "sequence", b"sequence", "started", b"started", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fault", b"fault", "finished", b"finished", "heartbeat", b"heartbeat", "planned", b"planned", "progress", b"progress", "report", b"report", "run", b"run", "sequence", b"sequence", "started", b"started", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "progress", "warning", "heartbeat", "finished", "planned"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "progress", "warning", "heartbeat", "finished", "planned", "report", "fault"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -516,3 +555,131 @@ class RunInput(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_version) -> _WhichOneofReturnType__after_version | None: ...
 
 Global___RunInput: _TypeAlias = RunInput  # noqa: Y015
+
+@_typing.final
+class TableReport(_message.Message):
+    """What a run did to one table. 0 and empty: nothing of the kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROWS_ERASED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_ERASED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_UNJUDGED_FIELD_NUMBER: _builtins.int
+    FILES_REWRITTEN_FIELD_NUMBER: _builtins.int
+    FILES_REMOVED_FIELD_NUMBER: _builtins.int
+    BYTES_REMOVED_FIELD_NUMBER: _builtins.int
+    VERSIONS_EXPIRED_FIELD_NUMBER: _builtins.int
+    OLDEST_VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    GONE_TIME_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    REFRESH_RUN_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """The table's full name."""
+    rows_erased: _builtins.int
+    """Rows that left it."""
+    dead_letters_erased: _builtins.int
+    """Dead letters that left it."""
+    dead_letters_unjudged: _builtins.int
+    """Dead letters that stay because their text shows none of the columns asked for."""
+    files_rewritten: _builtins.int
+    """Files that were written anew."""
+    files_removed: _builtins.int
+    """Files that nothing but versions that ended has."""
+    bytes_removed: _builtins.int
+    """Their bytes."""
+    versions_expired: _builtins.int
+    """Versions that cannot be read any more."""
+    oldest_version: _builtins.int
+    """The oldest version that can."""
+    version: _builtins.int
+    """The newest version when this was told."""
+    verified: _builtins.bool
+    """An erasure: a scan of every file at `version` found no such row. A check: nothing but harmless faults."""
+    refresh_run: _builtins.str
+    """The run of the transform that makes this table anew; empty: none was asked."""
+    held_by: _builtins.str
+    """The named reader that kept older versions; empty: none did."""
+    @_builtins.property
+    def gone_time(self) -> _timestamp_pb2.Timestamp:
+        """When the bytes of all that was taken out have left the store; unset: nothing leaves."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people."""
+
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        rows_erased: _builtins.int = ...,
+        dead_letters_erased: _builtins.int = ...,
+        dead_letters_unjudged: _builtins.int = ...,
+        files_rewritten: _builtins.int = ...,
+        files_removed: _builtins.int = ...,
+        bytes_removed: _builtins.int = ...,
+        versions_expired: _builtins.int = ...,
+        oldest_version: _builtins.int = ...,
+        version: _builtins.int = ...,
+        gone_time: _timestamp_pb2.Timestamp | None = ...,
+        verified: _builtins.bool = ...,
+        refresh_run: _builtins.str = ...,
+        held_by: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gone_time", b"gone_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_removed", b"bytes_removed", "dead_letters_erased", b"dead_letters_erased", "dead_letters_unjudged", b"dead_letters_unjudged", "files_removed", b"files_removed", "files_rewritten", b"files_rewritten", "gone_time", b"gone_time", "held_by", b"held_by", "notes", b"notes", "oldest_version", b"oldest_version", "refresh_run", b"refresh_run", "rows_erased", b"rows_erased", "table", b"table", "verified", b"verified", "version", b"version", "versions_expired", b"versions_expired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableReport: _TypeAlias = TableReport  # noqa: Y015
+
+@_typing.final
+class TableFault(_message.Message):
+    """Something that is not as a table's log says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HARMLESS_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """LOG_DAMAGED, LOG_GAP, LOG_CHANGED, CHECKPOINT_DAMAGED, CHECKPOINT_MISSING, FILE_MISSING, FILE_DAMAGED, STATISTICS_WRONG, POSITION_WRONG,
+    ROWS_CHANGED, REMOVE_UNKNOWN, RECORD_DAMAGED, ORPHAN.
+    """
+    message: _builtins.str
+    """For people; no row values."""
+    path: _builtins.str
+    """The file, below the table's folder; empty: of none."""
+    version: _builtins.int
+    """The version; unset: of none."""
+    harmless: _builtins.bool
+    """True: no reader can meet it."""
+    repaired: _builtins.bool
+    """True: it is no more."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        path: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+        harmless: _builtins.bool = ...,
+        repaired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "code", b"code", "harmless", b"harmless", "message", b"message", "path", b"path", "repaired", b"repaired", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___TableFault: _TypeAlias = TableFault  # noqa: Y015

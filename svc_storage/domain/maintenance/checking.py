@@ -9,6 +9,8 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from millrace import errors
 from svc_storage.domain import dead_letters, plans
 from svc_storage.domain.maintenance.reporting import Done, Fault, TableReport, Teller, add_rows
@@ -218,18 +220,18 @@ def _positions(before: Snapshot, commit: Commit, version: Version) -> Iterable[F
         if was is not None and was.next_offset + marked != state.next_offset:
             message = f"writer {name} moved by {state.next_offset - was.next_offset} and wrote {marked}"
             yield Fault(code="POSITION_WRONG", message=message, version=version)
-    rows = sum(file.row_count for file in (*commit.adds, *commit.dead_letters))
+    rows = sum(file.row_count for file in commit.adds) + sum(file.row_count for file in commit.dead_letters)
     if rows != moved:
         message = f"its writers moved by {moved} and it has {rows} rows"
         yield Fault(code="POSITION_WRONG", message=message, version=version)
 
 
-def _read(files: TableFiles, file: DataFile, schema: object, version: Version) -> list[Fault]:
+def _read(files: TableFiles, file: DataFile, schema: pa.Schema, version: Version) -> list[Fault]:
     """Blocking. Reads all rows: number, readability, statistics."""
     try:
         return [
             Fault(code="STATISTICS_WRONG", message=message, path=file.path, version=version)
-            for message in wrong_statistics(files, file, schema)  # type: ignore[arg-type]
+            for message in wrong_statistics(files, file, schema)
         ]
     except errors.FileMissing as gone:
         return [Fault(code="FILE_MISSING", message=gone.message, path=file.path, version=version)]

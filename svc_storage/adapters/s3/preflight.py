@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -30,21 +29,19 @@ def race(objects: Objects) -> None:
     """Raises StoreUnavailable when a put if absent has no winner, or more than one."""
     folder = f"preflight/{uuid.uuid4().hex}"
     keys = [f"{folder}/{number}" for number in range(KEYS)]
-    start = Barrier(RACERS)
+    entries = [(key, f"{racer}".encode()) for key in keys for racer in range(RACERS)]
+    start = Barrier(len(entries))  # all at once: some stores let the losers wait for a second
 
-    def run(racer: int) -> Sequence[bool]:
-        won = []
-        for key in keys:
-            start.wait()
-            won.append(objects.put_if_absent(key, f"{racer}".encode()))
-        return won
+    def run(entry: tuple[str, bytes]) -> bool:
+        start.wait()
+        return objects.put_if_absent(*entry)
 
     try:
-        with ThreadPoolExecutor(RACERS, thread_name_prefix="preflight") as pool:
-            results = list(pool.map(run, range(RACERS)))
-        winners = [[racer for racer in range(RACERS) if results[racer][number]] for number in range(KEYS)]
-        for key, won in zip(keys, winners, strict=True):
-            if len(won) != 1 or objects.get(key) != f"{won[0]}".encode():
+        with ThreadPoolExecutor(len(entries), thread_name_prefix="preflight") as pool:
+            results = list(pool.map(run, entries))
+        for key in keys:
+            won = [content for (of, content), first in zip(entries, results, strict=True) if first and of == key]
+            if len(won) != 1 or objects.get(key) != won[0]:
                 raise _not_conditional(len(won))
         if objects.put_if_absent(keys[0], b"late"):
             raise _not_conditional(2)

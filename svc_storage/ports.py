@@ -37,6 +37,11 @@ SAME_ROWS = (CommitKind.COMPACT, CommitKind.SCHEMA)
 """Kinds whose `adds` hold the rows of their `removes`, no more and no fewer."""
 
 
+MERGED = "millrace.merge"
+"""A table that was ever merged into has a writer of this name. It counts the merges; its positions say what the newest one did:
+`inserted`, `updated`, `deleted`, in rows."""
+
+
 # -- values -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class ColumnStatistics:
@@ -123,18 +128,22 @@ class Commit:
     """Files of dead letters that an erasure takes out; what stays of them is in `dead_letters`."""
     expire_below: Version = 0
     """Versions below it are not served any more, whatever retention says. 0: nothing expires."""
-    left_us: int = 0
-    """Not 0: every file that has left the table by now counts as having left at this time at the latest, so its bytes go sooner;
-    and no plan under way keeps the versions of `expire_below` (an erasure)."""
+    gone_us: int = 0
+    """Not 0: every file that has left the table by now goes after this time, whatever retention says; and no plan under way keeps the
+    versions of `expire_below` (an erasure)."""
 
     @property
     def rows_added(self) -> int:
-        """Rows that readers gain; a compaction and a change of columns add none."""
+        """Rows that readers gain; a compaction and a change of columns add none. A merge counts its own, not those it copied."""
+        if self.kind is CommitKind.MERGE and (merged := self.writers.get(MERGED)):
+            return int(merged.positions.get("inserted", 0)) + int(merged.positions.get("updated", 0))
         return 0 if self.kind in SAME_ROWS else sum(file.row_count for file in self.adds)
 
     @property
     def rows_removed(self) -> int:
-        """Rows that readers lose; a compaction and a change of columns remove none."""
+        """Rows that readers lose; a compaction and a change of columns remove none. A merge counts those it replaced or deleted."""
+        if self.kind is CommitKind.MERGE and (merged := self.writers.get(MERGED)):
+            return int(merged.positions.get("updated", 0)) + int(merged.positions.get("deleted", 0))
         return 0 if self.kind in SAME_ROWS else sum(file.row_count for file in self.removes)
 
 
@@ -172,7 +181,8 @@ class Snapshot:
 class LogTail:
     """What a log holds: `base`, the oldest state that can still be opened, and every commit after it, ascending, without a gap.
 
-    `removed_us`: files that left the newest version before `base`, with the time they did; they are kept for pinned readers.
+    `removed_us`: files that left the newest version before `base`, with the time they did; they are kept for pinned readers. Negative: they go
+    after this time (its amount), whatever retention says.
     """
 
     base: Snapshot
@@ -196,11 +206,13 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class RequestMark:
-    """A caller's request: `id` (its request_id), `principal`, and a fingerprint of everything else in it (hex)."""
+    """A caller's request: `id` (its request_id), `principal`, and a fingerprint of everything else in it (hex). `ends_s`: nothing may
+    be done for it any more after this time of `time.monotonic`; None: no deadline."""
 
     id: str
     principal: str
     fingerprint: str
+    ends_s: float | None = None
 
 
 # -- the log and the files of one table -------------------------------------------------------------------------------

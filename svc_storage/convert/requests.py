@@ -7,6 +7,7 @@ import hashlib
 from google.protobuf.message import Message
 
 from millrace.errors import FieldInvalid
+from millrace.server.interceptors.deadline import ends_s
 from svc_storage.ports import RequestMark
 
 MAX_REQUEST_ID = 128
@@ -21,7 +22,7 @@ def request_mark(request: Message, principal: str) -> RequestMark:
     rest.CopyFrom(request)
     rest.ClearField("request_id")
     digest = hashlib.sha256(request.DESCRIPTOR.full_name.encode() + b"\0" + rest.SerializeToString(deterministic=True))
-    return RequestMark(request_id, principal, digest.hexdigest())
+    return RequestMark(request_id, principal, digest.hexdigest(), ends_s())
 
 
 def heartbeat_s(request: Message) -> float:

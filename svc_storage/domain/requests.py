@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from millrace.errors import RequestIdReused
+import time
+
+from millrace.errors import DeadlineTooShort, RequestIdReused
 from svc_storage.ports import Answer, Clock, ControlStore, ControlTransaction, RequestMark
 
 KEPT_US = 24 * 3600 * 1_000_000
 
 
 def answered(tx: ControlTransaction, request: RequestMark, now_us: int) -> bytes | None:
-    """The first answer of the last 24 h, None when there is none. Raises RequestIdReused for another request of that id."""
+    """The first answer of the last 24 h, None when there is none: then the change follows, so its caller must still be waiting.
+
+    Raises RequestIdReused for another request of that id, DeadlineTooShort."""
     answer = tx.answer(request.principal, request.id, since_us=now_us - KEPT_US)
     if answer is None:
+        if request.ends_s is not None and time.monotonic() >= request.ends_s:
+            raise DeadlineTooShort("the caller's deadline passed before the change was made", hint="allow more time")
         return None
     if answer.fingerprint != request.fingerprint:
         raise RequestIdReused(

@@ -40,16 +40,15 @@ _cancelled: set[asyncio.Task[bytes | None]] = set()
 _log = logging.getLogger(__name__)
 
 
+def ends_s() -> float | None:
+    """When the caller's time is up, on the monotonic clock; None where it named no deadline. Looked at before each commit."""
+    return _DEADLINE.get()
+
+
 def remaining_s() -> float | None:
-    """Seconds of the caller's time that are left to work in; None where it named no deadline. Ask before each commit."""
+    """Seconds of the caller's time that are left to work in; None where it named no deadline."""
     deadline = _DEADLINE.get()
     return None if deadline is None else deadline - time.monotonic()
-
-
-def check_deadline() -> None:
-    """Raises DeadlineTooShort when the caller's time is up: nothing may happen after it."""
-    if (left := remaining_s()) is not None and left <= 0:
-        raise _too_late()
 
 
 def default_deadline_s(service: str, name: str, *, stream: bool) -> float | None:

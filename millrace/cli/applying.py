@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from millrace.arrow.widening import widens
 from millrace.cli.failures import Failed
 from millrace.cli.grid import counted
 from millrace.cli.kinds import (
@@ -105,15 +106,15 @@ class Applier:
                 await self._put("storage", self.session.tables.CreateTable, create, storage_pb2.CreateTableResponse)
             self.tell(Applied("table", name, Outcome.CREATED))
             return
-        _refuse_other_columns(name, found, wanted)
-        if _soft(found) == _soft(wanted):
+        columns = _evolved(name, found, wanted)
+        if columns == found.schema and _soft(found) == _soft(wanted):
             self.tell(Applied("table", name, Outcome.UNCHANGED))
             return
         if not self.dry_run:
             changed = storage_pb2.Table(
                 name=wanted.name,
                 etag=found.etag,
-                schema=found.schema,
+                schema=columns,
                 primary_key=found.primary_key,
                 description=wanted.description,
                 rules=wanted.rules,
@@ -243,21 +244,41 @@ def _soft(table: storage_pb2.Table) -> tuple[object, ...]:
     return table.description, table.event_time_column, rules
 
 
-def _refuse_other_columns(name: str, found: storage_pb2.Table, wanted: storage_pb2.Table) -> None:
-    """Raises Failed where the file wants other columns or another key than the table has."""
+def _evolved(name: str, found: storage_pb2.Table, wanted: storage_pb2.Table) -> types_pb2.Schema:
+    """The table's columns as the file wants them: some more, wider, or NULL allowed. Columns that the file does not know stay.
+
+    Raises Failed where the file wants another key, or columns that a table cannot change to."""
     was, wish = _columns(found), _columns(wanted)
-    differing = [column for column in dict.fromkeys([*wish, *was]) if was.get(column) != wish.get(column)]
-    if not differing and list(found.primary_key) == list(wanted.primary_key):
-        return
-    what = f"columns {_listed(differing)}" if differing else "the primary key"
+    new = [column for column in wish if column not in was]
+    gone = [column for column in was if column not in wish]
+    wrong = [column for column, (kind, nullable) in wish.items() if not _grows(was.get(column), kind, nullable)]
+    wrong += [column for column in gone if new or not was[column][1]]  # a name for another one: that would be renaming
+    if not wrong and list(found.primary_key) == list(wanted.primary_key):
+        columns = {field.name: field for field in found.schema.fields}
+        for field in wanted.schema.fields:
+            mine = columns.get(field.name)
+            if mine is None:
+                columns[field.name] = field
+            elif was[field.name] != wish[field.name]:
+                mine.type.CopyFrom(field.type)
+                mine.nullable = field.nullable
+        return types_pb2.Schema(fields=columns.values(), schema_id=found.schema.schema_id)
+    what = f"columns {_listed(wrong)}" if wrong else "the primary key"
     raise Failed(
         f"table `{name}` exists, and the file says otherwise about {what}",
         reason="SCHEMA_MISMATCH",
-        hint=f"a table keeps its columns: mend the file (`millrace get table {name} -o yaml`), or declare a table of another name",
+        hint="a table takes new columns (nullable), wider types and NULL where there was none; else mend the file"
+        f" (`millrace get table {name} -o yaml`), or declare a table of another name",
     )
 
 
-def _columns(table: storage_pb2.Table) -> dict[str, tuple[object, bool]]:
+def _grows(was: tuple[pa.DataType, bool] | None, kind: pa.DataType, nullable: bool) -> bool:
+    if was is None:
+        return nullable
+    return widens(was[0], kind) and (nullable or not was[1])
+
+
+def _columns(table: storage_pb2.Table) -> dict[str, tuple[pa.DataType, bool]]:
     return {field.name: (_instant(field.type), field.nullable) for field in schema_from_proto(table.schema)}
 
 

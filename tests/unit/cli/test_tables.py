@@ -145,6 +145,46 @@ def test_a_file_without_a_namespace_goes_where_the_command_says(cli: Cli, tmp_pa
     assert cli("get", "pipeline", "shop", "-n", "elsewhere").code == 0
 
 
+def named(name: str) -> str:
+    """The file with a table of a test's own."""
+    return ORDERS.replace("orders", name).replace("name: shop", f"name: {name}")
+
+
+def test_load_evolve_adds_the_files_columns(cli: Cli, tmp_path: Path) -> None:
+    shop, path = tmp_path / "shop.yaml", tmp_path / "more.csv"
+    shop.write_text(named("gaining"))
+    assert cli("apply", str(shop)).code == 0
+    path.write_text("id,at,state,Clerk,bonus\n1,2024-01-01T00:00:00Z,new,Ada,1.5\n")
+    assert "no column `clerk`" in cli("load", str(path), "--table", "gaining").err
+    said = cli("load", str(path), "--table", "gaining", "--evolve")
+    assert said.code == 0, said.err
+    assert "table gaining gained clerk string, bonus float64" in said.err
+    assert "gaining: 1 row" in said.err
+    table = json.loads(cli("get", "table", "gaining", "-o", "json").out)
+    assert [field["name"] for field in table["schema"]["fields"]] == ["id", "at", "price", "state", "clerk", "bonus"]
+    assert cli("apply", str(shop)).out.split()[2] == "unchanged", "a file that does not know the columns leaves them"
+
+
+def test_apply_adds_widens_and_relaxes_columns(cli: Cli, tmp_path: Path) -> None:
+    first, shop = named("growing"), tmp_path / "shop.yaml"
+    shop.write_text(first)
+    assert cli("apply", str(shop)).code == 0
+    grown = first.replace("decimal(10,2)?", "decimal(20,4)?").replace("id: int64,", 'id: "int64?",')
+    shop.write_text(grown.replace('state: "string?"', 'state: "string?", clerk: "string?"'))
+    assert "would" in cli("apply", str(shop), "--dry-run").out
+    said = cli("apply", str(shop))
+    assert (said.code, said.out.split()[2]) == (0, "changed"), said.err
+    assert cli("apply", str(shop)).out.split()[2] == "unchanged"
+    table = json.loads(cli("get", "table", "growing", "-o", "json").out)
+    fields = {field["name"]: field for field in table["schema"]["fields"]}
+    assert (fields["price"]["type"]["precision"], fields["id"]["nullable"], "clerk" in fields) == (20, True, True)
+    for wrong in (first, grown.replace("state:", "status:"), grown.replace('"int64?"', '"string?"')):
+        shop.write_text(wrong)
+        answer = cli("apply", str(shop))
+        assert answer.code == 1, wrong
+        assert "[SCHEMA_MISMATCH]" in answer.err
+
+
 def test_load_reads_parquet_and_json_lines(cli: Cli, tmp_path: Path) -> None:
     rows = pa.table({"n": pa.array(range(200_000)), "t": pa.array(["x"] * 200_000)})
     pq.write_table(rows, tmp_path / "many.parquet")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from svc_storage.adapters import disk
@@ -18,11 +19,11 @@ from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.delta.backend import DeltaBackend
 from svc_storage.adapters.sqlite.store import SqliteControl
 from svc_storage.domain import compaction
-from svc_storage.domain.appending import AppendStream, OpenRequest
+from svc_storage.domain.appending import AppendStream, Incoming, OpenRequest
 from svc_storage.domain.catalog import TableRows
-from svc_storage.domain.definition import define
+from svc_storage.domain.definition import TableDefinition, define
 from svc_storage.domain.leases import Leases
-from svc_storage.domain.opened import Opened
+from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import RequestMark, Version
@@ -41,7 +42,21 @@ class Nobody:
         return None
 
 
-async def work(folder: Path, target: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A storage with one open table."""
+
+    table: OpenTable
+    upkeep: Upkeep
+    opened: Opened
+    control: SqliteControl
+
+    async def close(self) -> None:
+        await self.opened.close()
+        await self.control.close()
+
+
+async def start(folder: Path, definition: TableDefinition) -> Started:
     compaction.FAN_IN = 4
     clock, pool = SystemClock(), ThreadPoolExecutor(2)
     disk.make_folder(folder / "tables")
@@ -50,26 +65,34 @@ async def work(folder: Path, target: int) -> None:
     leases, catalog = Leases(control, clock), TableRows(control, clock)
     opened = Opened(catalog, backend, leases, clock)
     tables = Tables(catalog, backend, opened, Nobody(), clock)
-    await tables.create(NAME, define(SCHEMA, event_time_column="at"), RequestMark("create", "tester", "f"))
-    table = await opened.table(NAME)
+    await tables.create(NAME, definition, RequestMark("create", "tester", "f"))
     upkeep = Upkeep(opened, catalog, backend, Nobody(), clock, POLICY)
-    stream = await table.committer.open(OpenRequest(writer="w", epoch=0, principal="tester"))
+    return Started(await opened.table(NAME), upkeep, opened, control)
+
+
+async def work(folder: Path, target: int) -> None:
+    storage = await start(folder, define(SCHEMA, event_time_column="at"))
+    await feed(storage, OpenRequest(writer="w", epoch=0, principal="tester"), target, incoming)
+
+
+async def feed(storage: Started, request: OpenRequest, target: int, make: Callable[..., Incoming]) -> None:
+    """Sends rows up to `target` as `make(offset, rows, positions=…)` gives them, with upkeep now and then."""
+    stream = await storage.table.committer.open(request)
     offset = stream.opened.next_offset
     say(f"opened {offset} {stream.opened.positions.get('file', 0)}")
     telling = asyncio.create_task(tell(stream))
     count = 0
     while offset < target:
         rows = min(ROWS, target - offset)
-        await stream.append(incoming(offset, rows, positions={"file": str(offset + rows)}))
+        await stream.append(make(offset, rows, positions={"file": str(offset + rows)}))
         offset += rows
         count += 1
         if count % 2 == 0:
             await stream.settle()
-            await upkeep.tend(table)
+            await storage.upkeep.tend(storage.table)
     await stream.finish()
     await telling
-    await opened.close()
-    await control.close()
+    await storage.close()
     say("done")
 
 

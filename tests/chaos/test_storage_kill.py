@@ -10,6 +10,7 @@ import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -43,6 +44,7 @@ TARGET = 600
 class Children:
     """Starts storages on one data folder; `planted`: the name of a bug to build in."""
 
+    child: ClassVar[str] = "tests.chaos.storage_child"
     nursery: Nursery
     folder: Path
     planted: tuple[str, ...] = ()
@@ -59,7 +61,7 @@ class Children:
         """(return code, what it said, its errors)."""
         env = {**os.environ, "MILLRACE_FAILPOINTS": failpoints, "MILLRACE_FSYNC_JOURNAL": str(self.journal)}
         arguments = [str(self.data), str(target), *self.planted]
-        code, said, wrong = self.nursery.run("tests.chaos.storage_child", arguments, env, self.folder)
+        code, said, wrong = self.nursery.run(self.child, arguments, env, self.folder)
         return code, said.splitlines(), wrong
 
     def killed_or_done(self, failpoints: str) -> tuple[int, list[str]]:
@@ -68,19 +70,20 @@ class Children:
             raise AssertionError(f"the child failed:\n{said[-50:]}\n{wrong[-6000:]}")
         return code, said
 
+    def check(self, said: list[str], story: str) -> None:
+        """The finished table holds every number once, in Millrace's eyes and in those of any Delta reader."""
+        assert said[-1] == "done", story
+        (folder,) = [
+            path
+            for path in (self.data / "tables").iterdir()
+            if (path / "_millrace" / "writers").exists() or _rows(path)
+        ]
+        numbers = _rows(folder)
+        assert sorted(numbers) == list(range(TARGET)), story
+
 
 def acknowledged(said: list[str]) -> int:
     return max((int(line.split()[1]) for line in said if line.startswith("ack ")), default=0)
-
-
-def check(data: Path, said: list[str], story: str) -> None:
-    """The finished table holds every number once, in Millrace's eyes and in those of any Delta reader."""
-    assert said[-1] == "done", story
-    (folder,) = [
-        path for path in (data / "tables").iterdir() if (path / "_millrace" / "writers").exists() or _rows(path)
-    ]
-    numbers = _rows(folder)
-    assert sorted(numbers) == list(range(TARGET)), story
 
 
 def _rows(folder: Path) -> list[int]:
@@ -110,7 +113,7 @@ def episode(children: Children, point: str, dice: random.Random) -> None:
     code, said = children.killed_or_done("")
     assert code == 0
     check_opened(said, acked, story)
-    check(children.data, said, "\n".join(story))
+    children.check(said, "\n".join(story))
 
 
 def check_opened(said: list[str], acked: int, story: list[str]) -> int:

@@ -3,6 +3,9 @@ PYTHON ?= python3
 RUN := .venv/bin
 PORT_BASE ?=
 DETACH ?=
+REPLICAS ?=
+BACKEND ?=
+SERVERS ?=
 STAGES ?=
 
 .DEFAULT_GOAL := help
@@ -11,8 +14,9 @@ STAGES ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: server-set ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns
-	@exec $(RUN)/millrace up $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(filter-out 0,$(DETACH)),--detach)
+up: server-set ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns; REPLICAS=2 BACKEND=s3 SERVERS=1 starts a fleet
+	@exec $(RUN)/millrace up $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(filter-out 0,$(DETACH)),--detach) \
+	  $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(filter-out 0,$(SERVERS)),--servers)
 
 down: ## stop what `make up` started
 	@if [ -x $(RUN)/millrace ]; then exec $(RUN)/millrace down; else echo "nothing is installed here, so nothing runs"; fi

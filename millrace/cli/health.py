@@ -13,6 +13,7 @@ from millrace.cli.kinds import KINDS, short_name
 from millrace.cli.session import AREAS, Session, plain_words
 from millrace.client.channel import call
 from millrace.client.status import CALL_ERRORS, error_of
+from millrace.laptop.ports import instance
 from millrace.types.v1 import run_pb2
 
 _ANSWER_S = 3.0
@@ -29,12 +30,18 @@ class Problem:
 
 @dataclass(slots=True)
 class Service:
-    """One of the five. `said` is None when it does not answer."""
+    """One of the five, or one replica of it. `said` is None when it does not answer. `number`: which replica, from 1."""
 
     area: str
     address: str
     said: admin_pb2.GetStatusResponse | None
     why: str = ""
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """As its log is called: "storage", "storage-2"."""
+        return instance(self.area, self.number)
 
     @property
     def state(self) -> str:
@@ -57,10 +64,13 @@ class Health:
 
 async def look(session: Session) -> Health:
     """Never raises for a service that is down; its part is empty then."""
-    services = list(await asyncio.gather(*(_service(session, area) for area in AREAS)))
+    replicas = [
+        (area, number, address) for area in AREAS for number, address in enumerate(session.addresses(area), start=1)
+    ]
+    services = list(await asyncio.gather(*(_service(session, *replica) for replica in replicas)))
     health = Health(services)
     parts = tuple(_OWNERS)
-    down = {service.area for service in services if service.said is None}
+    down = set(AREAS) - {service.area for service in services if service.said is not None}
     answers = await asyncio.gather(*(_listed(KINDS[part].listed(session)) for part in parts))
     for part, (things, why) in zip(parts, answers, strict=True):
         setattr(health, part, things)
@@ -70,17 +80,18 @@ async def look(session: Session) -> Health:
     return health
 
 
-async def _service(session: Session, area: str) -> Service:
-    address = session.endpoints.services.get(area, "")
+async def _service(session: Session, area: str, number: int, address: str) -> Service:
     try:
+        connection = session.connection(area, address)
         said = await call(
-            session.connection(area), session.admin(area).GetStatus, admin_pb2.GetStatusRequest(),
+            connection, session.admin(connection).GetStatus, admin_pb2.GetStatusRequest(),
             deadline_s=session.settings.timeout_s or _ANSWER_S, answer=admin_pb2.GetStatusResponse, tries=3,
         )  # fmt: skip
     except (*CALL_ERRORS, errors.MillraceError) as error:
-        given_up = session.endpoints.down.get(area, "")
-        return Service(area, address, None, f"stays down: {given_up}" if given_up else plain_words(error_of(error)))
-    return Service(area, address, said, said.state_reason)
+        given_up = session.endpoints.down.get(instance(area, number), "")
+        why = f"stays down: {given_up}" if given_up else plain_words(error_of(error))
+        return Service(area, address, None, why, number)
+    return Service(area, address, said, said.state_reason, number)
 
 
 async def _listed(listing: Awaitable[Sequence[Any]]) -> tuple[Sequence[Any], str]:
@@ -97,11 +108,11 @@ def _of_services(services: Sequence[Service]) -> list[Problem]:
     found = []
     for service in services:
         if service.said is None:
-            found.append(Problem(service.area, f"{service.why} ({service.address})"))
+            found.append(Problem(service.name, f"{service.why} ({service.address})"))
         elif service.state != "serving":
             lost = ", ".join(peer.service for peer in service.said.peers if not peer.reachable)
             why = service.why or (f"out of reach: {lost}" if lost else "")
-            found.append(Problem(service.area, f"{service.state}{': ' if why else ''}{why}"))
+            found.append(Problem(service.name, f"{service.state}{': ' if why else ''}{why}"))
     return found
 
 

@@ -66,15 +66,18 @@ class Session:
     endpoints: Endpoints
     _channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
 
-    def connection(self, area: str) -> Connection:
-        if area not in self._channels:
-            try:
-                self._channels[area] = open_channel(self.endpoints.services[area])
-            except KeyError:
-                raise Failed(
-                    f"no address of {area} is known", reason="NOT_RUNNING", hint="`millrace up` writes it anew"
-                ) from None
-        return Connection(self._channels[area], self.endpoints.token)
+    def connection(self, area: str, address: str = "") -> Connection:
+        """To whichever replica, or to the one at `address`."""
+        target = address or self.endpoints.services.get(area, "")
+        if not target:
+            raise Failed(f"no address of {area} is known", reason="NOT_RUNNING", hint="`millrace up` writes it anew")
+        if target not in self._channels:
+            self._channels[target] = open_channel(target)
+        return Connection(self._channels[target], self.endpoints.token)
+
+    def addresses(self, area: str) -> Sequence[str]:
+        """Of every replica of a service; at least one, empty when it is not known."""
+        return self.endpoints.replicas.get(area) or [self.endpoints.services.get(area, "")]
 
     @property
     def tables(self) -> Any:
@@ -96,8 +99,8 @@ class Session:
     def viz(self) -> Any:
         return viz_pb2_grpc.VizServiceStub(self.connection("viz").channel)
 
-    def admin(self, area: str) -> Any:
-        return admin_pb2_grpc.AdminServiceStub(self.connection(area).channel)
+    def admin(self, connection: Connection) -> Any:
+        return admin_pb2_grpc.AdminServiceStub(connection.channel)
 
     async def call(
         self,

@@ -25,7 +25,9 @@ LEASE_DEADLINE_S = 3.0
 PLAN_DEADLINE_S = 30.0
 QUERY_DEADLINE_S = 300.0
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # Replicas behind one target are called in turn; one that is down is left out.
+    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -50,7 +52,7 @@ _Answer = TypeVar("_Answer")
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
-    """A plaintext channel to "host:port" (loopback, or the mesh's own TLS). Connects when first used; the caller closes it."""
+    """A plaintext channel to "host:port" (loopback, or the mesh's own TLS), or to several replicas, "ipv4:host:port,host:port". Connects when first used; the caller closes it."""
     return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 

@@ -24,9 +24,9 @@ WaitReady = Callable[[str], "asyncio.Task[None]"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How one service is started. `env`: on top of this process's own."""
+    """How one process is started. `name`: of the replica, "storage-2". `env`: on top of this process's own."""
 
-    area: str
+    name: str
     module: str
     env: Mapping[str, str]
     log: Path
@@ -96,10 +96,10 @@ class Child:
             unready, pause = (0, BACKOFF_FIRST_S) if was_ready else (unready + 1, pause)
             if unready >= GIVE_UP_AFTER:
                 self.why_down = self.fatal_message() or f"{self.exit_text} {GIVE_UP_AFTER} times before it was ready"
-                self._say(f"{self.recipe.area} stays down: {self.why_down} (log: {self.recipe.log})")
+                self._say(f"{self.recipe.name} stays down: {self.why_down} (log: {self.recipe.log})")
                 changed()
                 return
-            self._say(f"{self.recipe.area} {self.exit_text}; starting it again")
+            self._say(f"{self.recipe.name} {self.exit_text}; starting it again")
             await asyncio.sleep(pause)
             pause = min(BACKOFF_MAX_S, pause * 2)
             if self._is_stopping():
@@ -142,6 +142,6 @@ class Child:
         try:
             await asyncio.wait_for(self._process.wait(), limit_s)
         except TimeoutError:
-            self._say(f"{self.recipe.area} does not end: killing it")
+            self._say(f"{self.recipe.name} does not end: killing it")
             self.signal(signal.SIGKILL)
             await self._process.wait()

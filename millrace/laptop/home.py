@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,13 @@ class Home:
         entries = {_digest(token): _entry(principal) for principal, token in known.items()}
         write_private(self.principals, json.dumps(entries, indent=1) + "\n")
 
+    def secret_file(self, name: str) -> Path:
+        return self.root / "servers" / f"{name}.secret"
+
+    def secret(self, name: str) -> str:
+        """A secret that a server started here and storage share; made once."""
+        return _secret(self.secret_file(name))
+
     def page_key(self) -> str:
         """The key that lets a browser in; made once, so that restarts keep browsers signed in."""
         return _secret(self.root / "page.key")
@@ -62,7 +69,8 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What endpoints.json says. `down`: services that stay down, with the reason."""
+    """What endpoints.json says. `services`: what reaches each, whichever of its replicas. `replicas`: the address of every process, where
+    a service has several. `down`: what stays down ("viz", "viz-2"), with the reason."""
 
     services: Mapping[str, str]
     url: str
@@ -70,6 +78,7 @@ class Endpoints:
     pid: int
     home: Path
     down: Mapping[str, str]
+    replicas: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def token(self) -> str:
         return self.token_file.read_text().strip()
@@ -83,6 +92,8 @@ class Endpoints:
             "pid": self.pid,
             "data_dir": str(Home(self.home).data),
         }
+        if self.replicas:
+            said["replicas"] = {area: list(addresses) for area, addresses in self.replicas.items()}
         if self.down:
             said["down"] = dict(self.down)
         write_private(Home(self.home).endpoints, json.dumps(said, indent=1) + "\n")
@@ -93,7 +104,13 @@ def read_endpoints(home: Path) -> Endpoints:
     said = json.loads(Home(home).endpoints.read_text())
     try:
         return Endpoints(
-            said["services"], said["url"], Path(said["token_file"]), int(said["pid"]), home, said.get("down", {})
+            said["services"],
+            said["url"],
+            Path(said["token_file"]),
+            int(said["pid"]),
+            home,
+            said.get("down", {}),
+            said.get("replicas", {}),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{Home(home).endpoints} is damaged") from error

@@ -1,4 +1,7 @@
-"""The six ports, bound before any service starts and kept bound: targets are known, and no stranger gets a port between restarts."""
+"""The six ports, bound before any service starts and kept bound: targets are known, and no stranger gets a port between restarts.
+
+With several replicas each further one of a service has the next port but nine: storage 7402, 7412, 7422.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,13 @@ HOST = "127.0.0.1"
 PORT_BASE = 7400
 NAMES = ("page", "extract", "storage", "transform", "analysis", "viz")
 RETRY_S = 5.0
+REPLICA_STEP = 10
+MAX_REPLICAS = 9
+
+
+def instance(area: str, number: int) -> str:
+    """What the replica of that number, from 1, is called: `storage`, `storage-2`."""
+    return area if number == 1 else f"{area}-{number}"
 
 
 class Ports:
@@ -26,20 +36,36 @@ class Ports:
         )
 
     def target(self, name: str) -> str:
+        """Of one process."""
         return f"{HOST}:{self.numbers[name]}"
+
+    def addresses(self, area: str) -> tuple[str, ...]:
+        """Of all replicas of a service."""
+        names = (instance(area, number) for number in range(1, MAX_REPLICAS + 1))
+        return tuple(self.target(name) for name in names if name in self.numbers)
+
+    def service(self, area: str) -> str:
+        """What reaches a service, whichever of its replicas: `host:port`, or gRPC's `ipv4:` form for several."""
+        found = self.addresses(area)
+        return found[0] if len(found) == 1 else f"ipv4:{','.join(found)}"
 
     def close(self) -> None:
         for held in self._sockets.values():
             held.close()
 
 
-def bind(base: int) -> Ports:
+def bind(base: int, replicas: int = 1) -> Ports:
     """`base`: of the page, the services follow; 0: any free ones. Raises UpFailed naming the port that is taken, after 5 s of trying."""
     held: dict[str, socket.socket] = {}
     until = time.monotonic() + RETRY_S
     try:
-        for index, name in enumerate(NAMES):
-            held[name] = _bind(name, base + index if base else 0, until)
+        for number in range(1, replicas + 1):
+            for index, area in enumerate(NAMES):
+                if number > 1 and area == "page":
+                    continue  # the browser's door is the first replica's
+                name = instance(area, number)
+                port = base + (number - 1) * REPLICA_STEP + index
+                held[name] = _bind(name, port if base else 0, until)
     except UpFailed:
         Ports(held).close()
         raise

@@ -1,4 +1,4 @@
-"""Starts the five, waits until they serve, keeps them alive, drains them."""
+"""Starts the five, each as one process or several, waits until they serve, keeps them alive, drains them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from millrace.laptop import logfiles
+from millrace.laptop.backing import Backing
 from millrace.laptop.child import Child, Recipe
 from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import AREAS, PERSON, Endpoints, Home
-from millrace.laptop.ports import Ports
+from millrace.laptop.ports import Ports, instance
 from millrace.laptop.readiness import wait_ready
 
 READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 25.0
 ROTATE_EVERY_S = 10.0
+SERVER_LOOK_S = 0.5
 LAST = ("storage",)
 """Stopped after the others, which commit and release their leases there."""
 
@@ -27,27 +29,45 @@ OnReady = Callable[[Endpoints], Awaitable[None]]
 
 
 class Supervisor:
-    """One run of the five services. `run` returns after a drain."""
+    """One run of the five services. `run` returns after a drain. `replicas`: processes per service. `storage_env`: what names the
+    store. `server`: the store's, started already and kept alive here."""
 
-    def __init__(self, home: Home, ports: Ports, modules: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        ports: Ports,
+        modules: Mapping[str, str],
+        say: Callable[[str], None],
+        *,
+        replicas: int = 1,
+        storage_env: Mapping[str, str] | None = None,
+        server: Backing | None = None,
+    ) -> None:
         self._home, self._ports, self._say = home, ports, say
+        self._replicas, self._storage_env, self._server = replicas, dict(storage_env or {}), server
         # Where the kernel does not tell a child of its parent's death, the end of this pipe does: only we hold its other side.
         self._alive = None if sys.platform.startswith("linux") else os.pipe()
-        self._children = {area: Child(self._recipe(area, modules[area]), say) for area in AREAS if area in modules}
+        self._children = {
+            instance(area, number): Child(self._recipe(area, number, modules[area]), say)
+            for area in AREAS
+            if area in modules
+            for number in range(1, replicas + 1)
+        }
         self._end = asyncio.Event()
         self._hurry = asyncio.Event()
 
-    def _recipe(self, area: str, module: str) -> Recipe:
+    def _recipe(self, area: str, number: int, module: str) -> Recipe:
+        name = instance(area, number)
         return Recipe(
-            area=area,
+            name=name,
             module=module,
-            env=self._env(area),
-            log=self._home.log(area),
-            target=self._ports.target(area),
+            env=self._env(area, number),
+            log=self._home.log(name),
+            target=self._ports.target(name),
             pass_fds=() if self._alive is None else (self._alive[0],),
         )
 
-    def _env(self, area: str) -> dict[str, str]:
+    def _env(self, area: str, number: int) -> dict[str, str]:
         home, numbers = self._home, self._ports.numbers
         env = {
             "MILLRACE_HOME": str(home.root),
@@ -55,15 +75,17 @@ class Supervisor:
             "MILLRACE_PRINCIPALS_FILE": str(home.principals),
             "MILLRACE_SO_REUSEPORT": "1",
             "MILLRACE_SUPERVISOR_PID": str(os.getpid()),
-            f"MILLRACE_{area.upper()}_PORT": str(numbers[area]),
-            **{f"MILLRACE_{peer.upper()}_TARGET": self._ports.target(peer) for peer in AREAS if peer != area},
+            f"MILLRACE_{area.upper()}_PORT": str(numbers[instance(area, number)]),
+            **{f"MILLRACE_{peer.upper()}_TARGET": self._ports.service(peer) for peer in AREAS if peer != area},
             "PYTHONFAULTHANDLER": "1",
         }
         if self._alive is not None:
             env["MILLRACE_SUPERVISOR_FD"] = str(self._alive[0])
         if area == "viz":
-            env["MILLRACE_VIZ_PAGE_PORT"] = str(numbers["page"])
+            # A page's session lives in one process, and a laptop has no proxy that leads a browser back to it: the first serves it.
+            env["MILLRACE_VIZ_PAGE_PORT"] = str(numbers["page"]) if number == 1 else "0"
         if area == "storage":
+            env |= self._storage_env
             env["MILLRACE_STORAGE_DIRECT_FILES"] = os.environ.get("MILLRACE_STORAGE_DIRECT_FILES", "1")
         if area == "extract" and not os.environ.get("MILLRACE_EXTRACT_FILE_ROOTS"):
             env["MILLRACE_EXTRACT_FILE_ROOTS"] = ":".join(map(str, _file_roots(home)))
@@ -71,12 +93,13 @@ class Supervisor:
 
     def endpoints(self) -> Endpoints:
         return Endpoints(
-            services={area: self._ports.target(area) for area in AREAS},
+            services={area: self._ports.service(area) for area in AREAS},
+            replicas={area: self._ports.addresses(area) for area in AREAS} if self._replicas > 1 else {},
             url=f"http://{self._ports.target('page')}/?key={self._home.page_key()}",
             token_file=self._home.token(PERSON),
             pid=os.getpid(),
             home=self._home.root,
-            down={area: child.why_down for area, child in self._children.items() if child.why_down},
+            down={name: child.why_down for name, child in self._children.items() if child.why_down},
         )
 
     async def run(self, on_ready: OnReady | None, serving: Callable[[Endpoints], None]) -> None:
@@ -87,6 +110,8 @@ class Supervisor:
             await asyncio.gather(*(child.start() for child in self._children.values()))
             keeping = [asyncio.create_task(child.run(wait_ready, self._rewrite)) for child in self._children.values()]
             keeping.append(asyncio.create_task(self._rotate(), name="log rotation"))
+            if self._server is not None:
+                keeping.append(asyncio.create_task(self._keep_server(self._server), name="the store's server"))
             if await self._all_ready():
                 for child in self._children.values():
                     child.restarts = True
@@ -143,13 +168,13 @@ class Supervisor:
         await self._stop()
         for child in sorted(dead, key=lambda one: not one.fatal_message()):
             said = child.fatal_message() or f"{child.exit_text} before it was ready"
-            return UpFailed(f"{child.recipe.area}: {said}", log=str(child.recipe.log))
-        names = ", ".join(f"{child.recipe.area} ({said})" for child, said in zip(late, last_words, strict=True))
+            return UpFailed(f"{child.recipe.name}: {said}", log=str(child.recipe.log))
+        names = ", ".join(f"{child.recipe.name} ({said})" for child, said in zip(late, last_words, strict=True))
         return UpFailed(f"not ready in {READY_LIMIT_S:.0f} s: {names}", log=str(self._home.log("*")))
 
     async def _stop(self) -> None:
-        first = [child for area, child in self._children.items() if area not in LAST]
-        last = [child for area, child in self._children.items() if area in LAST]
+        first = [child for name, child in self._children.items() if not name.startswith(LAST)]
+        last = [child for name, child in self._children.items() if name.startswith(LAST)]
         killer = asyncio.create_task(self._kill_when_hurried())
         for group in (first, last):
             await asyncio.gather(*(child.stop(STOP_LIMIT_S) for child in group))
@@ -175,6 +200,16 @@ class Supervisor:
 
     def _rewrite(self) -> None:
         self.endpoints().write()
+
+    async def _keep_server(self, server: Backing) -> None:
+        while True:
+            await asyncio.sleep(SERVER_LOOK_S)
+            if server.is_dead() and not self._end.is_set():
+                self._say(f"{server.name} ended; starting it again")
+                try:
+                    server.restart()  # in this thread, for a second or two
+                except UpFailed as failed:
+                    self._say(f"{server.name}: {failed.message}")
 
     async def _rotate(self) -> None:
         while True:

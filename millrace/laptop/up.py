@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from millrace.errors import MillraceError
+from millrace.laptop.backing import Backing, backing, check
 from millrace.laptop.detach import detached
 from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import Endpoints, Home
@@ -35,6 +36,9 @@ class UpOptions:
     home: Path
     port_base: int = PORT_BASE  # of the page; 0: any free ports
     detach: bool = False
+    replicas: int = 1  # processes per service
+    backend: str = ""  # of storage: local, memory, s3, cassandra; empty: as MILLRACE_STORAGE_BACKEND says
+    servers: bool = False  # start the store's server too
     on_ready: Callable[[Endpoints], Awaitable[None]] | None = None
     on_serving: Callable[[Endpoints], None] | None = None
     say: Callable[[str], None] = _print  # one line of status
@@ -45,6 +49,7 @@ def up(options: UpOptions) -> int:
     """The exit code: 0 after a drain (detached: once all serve), also when it runs already; 1 after one line of what is wrong."""
     home = Home(options.home.expanduser().absolute())
     try:
+        backend = check(options.backend, options.replicas, options.servers)
         _check_disk(home)
         home.prepare()
         pid_file = PidFile(home.pid)
@@ -54,7 +59,7 @@ def up(options: UpOptions) -> int:
                 f"already running, pid {other}: `millrace open` shows its page" if other > 0 else "already starting"
             )
             return 0
-        ports = bind(options.port_base)
+        ports = bind(options.port_base, options.replicas)
     except UpFailed as error:
         options.say(error.text())
         return 1
@@ -62,11 +67,15 @@ def up(options: UpOptions) -> int:
         options.say(UpFailed(f"{home.root} cannot be used: {error.strerror or error}").text())
         return 1
     if options.detach:
-        return detached(pid_file, home.log("supervisor"), lambda report: _serve(options, home, ports, pid_file, report))
-    return _serve(options, home, ports, pid_file, lambda: None)
+        return detached(
+            pid_file, home.log("supervisor"), lambda report: _serve(options, backend, home, ports, pid_file, report)
+        )
+    return _serve(options, backend, home, ports, pid_file, lambda: None)
 
 
-def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, report: Callable[[], None]) -> int:
+def _serve(
+    options: UpOptions, backend: str, home: Home, ports: Ports, pid_file: PidFile, report: Callable[[], None]
+) -> int:
     """`report` is called once all serve: the terminal's part is over then, when detached."""
     from millrace.laptop.supervisor import Supervisor, default_modules
 
@@ -84,12 +93,19 @@ def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, repo
         on_terminal[0] = not options.detach
         report()
 
-    async def run() -> None:
-        supervisor = Supervisor(home, ports, options.modules or default_modules(), tell)
+    server: Backing | None = None
+
+    async def run(env: Mapping[str, str]) -> None:
+        modules = options.modules or default_modules()
+        supervisor = Supervisor(home, ports, modules, tell, replicas=options.replicas, storage_env=env, server=server)
         await supervisor.run(options.on_ready, serving)
 
     try:
-        asyncio.run(run())
+        env = {"MILLRACE_STORAGE_BACKEND": backend}
+        if options.servers:
+            server = backing(backend, home, tell)
+            env |= server.start()
+        asyncio.run(run(env))
     except UpFailed as error:
         tell(error.text())
         return 1
@@ -101,6 +117,8 @@ def _serve(options: UpOptions, home: Home, ports: Ports, pid_file: PidFile, repo
         tell(UpFailed(f"{type(error).__name__}: {error}", log=str(home.log("supervisor"))).text())
         return 1
     finally:
+        if server is not None:
+            server.stop()
         home.endpoints.unlink(missing_ok=True)
         ports.close()
         pid_file.release()

@@ -59,11 +59,11 @@ def _service_row(service: Service) -> Row:
     state = Cell(service.state, _STYLES.get(service.state, ""))
     said = service.said
     if said is None:
-        return (service.area, service.address, state, "", "", "", "", "", service.why)
+        return (service.name, service.address, state, "", "", "", "", "", service.why)
     leases = ", ".join(sorted(lease.name for lease in said.leases))
     streams = str(sum(stream.open for stream in said.streams))
     return (
-        service.area, service.address, state, str(said.pid), age(said.start_time),
+        service.name, service.address, state, str(said.pid), age(said.start_time),
         size(said.resident_bytes), streams, leases, service.why,
     )  # fmt: skip
 
@@ -78,6 +78,7 @@ def _plain(settings: Settings, url: str, health: Health) -> dict[str, Any]:
         "services": [
             {
                 "service": service.area,
+                "replica": service.number,
                 "address": service.address,
                 "state": service.state,
                 "reason": service.why,

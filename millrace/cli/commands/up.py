@@ -14,9 +14,10 @@ import click
 
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.terminal import colour, note, paint
+from millrace.laptop.backing import BACKENDS
 from millrace.laptop.down import running_pid
 from millrace.laptop.home import AREAS, Endpoints, Home
-from millrace.laptop.ports import PORT_BASE
+from millrace.laptop.ports import MAX_REPLICAS, PORT_BASE
 from millrace.laptop.up import UpOptions, up
 
 _TRY_DEMO = (
@@ -37,11 +38,38 @@ _TRY_EMPTY = ("load FILE.csv --table NAME", "apply PIPELINE.yaml", "status")
     help="Port of the page; the services take the five behind it. 0 takes any.",
 )
 @click.option("--detach", is_flag=True, help="Return once all serve and the demo is loaded.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MAX_REPLICAS),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes per service; more than one needs --backend s3 or cassandra.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default=None,
+    help="Where storage keeps tables; without it as MILLRACE_STORAGE_BACKEND says, or local.",
+)
+@click.option(
+    "--servers", is_flag=True, help="Start an S3 server or a Cassandra node too, its data in the home folder."
+)
 @click.option("--no-demo", is_flag=True, help="Start with nothing in it.")
 @click.option("--fresh-demo", is_flag=True, help="Delete the demo's tables first: its year begins again.")
 @pass_settings
 @click.pass_context
-def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool, no_demo: bool, fresh_demo: bool) -> None:  # fmt: skip
+def command(
+    ctx: click.Context,
+    settings: Settings,
+    port_base: int,
+    detach: bool,
+    replicas: int,
+    backend: str | None,
+    servers: bool,
+    no_demo: bool,
+    fresh_demo: bool,
+) -> None:
     """Start the five services and the demo.
 
     Stays in the foreground; Ctrl-C drains and stops. Data, tokens and logs stay in the home folder, so the next start goes on
@@ -55,7 +83,8 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
     lines: list[asyncio.Task[None]] = []  # asyncio keeps no task alive by itself
 
     async def on_ready(endpoints: Endpoints) -> None:
-        note(f"all {len(endpoints.services)} services serve", "green")
+        each = f", {replicas} replicas each" if replicas > 1 else ""
+        note(f"all {len(endpoints.services)} services serve{each}", "green")
         if not no_demo:
             shown.append(await _demo(settings, fresh_demo))
 
@@ -72,6 +101,9 @@ def command(ctx: click.Context, settings: Settings, port_base: int, detach: bool
                 home=settings.home,
                 port_base=port_base,
                 detach=detach,
+                replicas=replicas,
+                backend=backend or "",
+                servers=servers,
                 on_ready=on_ready,
                 on_serving=on_serving,
                 say=note,
@@ -118,10 +150,14 @@ def _banner(endpoints: Endpoints, settings: Settings, *, detach: bool, demo: boo
         "",
         f"  {'page':<10} {paint(endpoints.url, 'cyan', coloured)}",
     ]
-    lines += [f"  {area:<10} {endpoints.services[area]}" for area in AREAS if area in endpoints.services]
+    lines += [f"  {area:<10} {_where(endpoints, area)}" for area in AREAS if area in endpoints.services]
     lines += [f"  {'data':<10} {Home(endpoints.home).data}", "", "Try next:"]
     lines += [f"  {name} {words}{home}" for words in (_TRY_DEMO if demo else _TRY_EMPTY)]
     return "\n".join([*lines, "", f"{name} down{home} stops it." if detach else "Ctrl-C drains and stops.", ""])
+
+
+def _where(endpoints: Endpoints, area: str) -> str:
+    return " ".join(endpoints.replicas.get(area) or [endpoints.services[area]])
 
 
 def _command_name() -> str:

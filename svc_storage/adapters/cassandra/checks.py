@@ -29,11 +29,8 @@ def check_server(session: Session) -> None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", str(version))[:2])
     if numbers < OLDEST:
         raise _refused(f"Cassandra {version} is older than 4.1")
-    wanted = session.place.datacenter
     known = {host.datacenter for host in session.cluster.metadata.all_hosts()}
-    if wanted and wanted not in known:
-        raise _refused(f"no node is in the datacenter `{wanted}`; there is {', '.join(sorted(known))}")
-    if not wanted and len(known) > 1:
+    if not session.place.datacenter and len(known) > 1:
         raise _refused(
             f"the cluster has several datacenters ({', '.join(sorted(known))}): set MILLRACE_STORAGE_CASSANDRA_DATACENTER"
         )

@@ -294,7 +294,13 @@ def connect(place: Place) -> Session:
     try:
         return Session(cluster, cluster.connect(), place)
     except Exception as error:
+        known = {host.datacenter for host in cluster.metadata.all_hosts() if host.datacenter}
         cluster.shutdown()
+        if place.datacenter and known and place.datacenter not in known:
+            raise errors.StoreUnavailable(
+                f"no node of Cassandra is in the datacenter `{place.datacenter}`; there is {', '.join(sorted(known))}",
+                hint="set MILLRACE_STORAGE_CASSANDRA_DATACENTER",
+            ) from error
         raise failures.translated(error, "when it was connected to") from error
 
 

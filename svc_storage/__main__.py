@@ -8,12 +8,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from millrace.client.channel import Connection
 from millrace.server.admin import HeldLease
 from millrace.server.bootstrap import run
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
 from millrace.storage.v1 import committer_pb2_grpc, leases_pb2_grpc, resources_pb2_grpc, storage_pb2_grpc
+from svc_storage.adapters.archive.folder import FolderArchive
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.committer_client import CommitClient
 from svc_storage.adapters.delta.store import open_local
@@ -34,28 +38,49 @@ from svc_storage.domain.reads import DirectAccess, Reads
 from svc_storage.domain.requests import Answers
 from svc_storage.domain.resources import Resources
 from svc_storage.domain.tables import Tables
+from svc_storage.domain.transfer.work import Transfers
 from svc_storage.domain.upkeep import Policy, Upkeep
-from svc_storage.ports import Store
+from svc_storage.ports import Archive, Store
 from svc_storage.servicers.committer import CommitterServicer
 from svc_storage.servicers.leases import LeaseServicer
 from svc_storage.servicers.resources import ResourceServicer
 from svc_storage.servicers.storage import MaintenanceParts, StorageServicer
 
-
-async def _s3(settings: Settings) -> Store:
+if TYPE_CHECKING:
     from svc_storage.adapters.s3.credentials import Credentials
     from svc_storage.adapters.s3.objects import Address
-    from svc_storage.adapters.s3.store import open_s3
+
+
+def _bucket(settings: Settings, url: str) -> tuple[Address, Credentials]:
+    from svc_storage.adapters.s3.credentials import Credentials
+    from svc_storage.adapters.s3.objects import Address
 
     s3 = settings.s3
-    return await open_s3(
-        Address.parse(s3.url, endpoint=s3.endpoint, region=s3.region, allow_http=s3.allow_http),
+    return (
+        Address.parse(url, endpoint=s3.endpoint, region=s3.region, allow_http=s3.allow_http),
         Credentials(
             s3.access_key,
             s3.secret_key,
             s3.session_token,
             environment={name: value.reveal() for name, value in s3.environment.items()},
         ),
+    )
+
+
+def _archive(settings: Settings) -> Archive | None:
+    if settings.archive.startswith("s3://"):
+        from svc_storage.adapters.archive.bucket import BucketArchive
+        from svc_storage.adapters.s3.objects import Objects
+
+        return BucketArchive(Objects(*_bucket(settings, settings.archive)))
+    return FolderArchive(Path(unquote(urlsplit(settings.archive).path))) if settings.archive else None
+
+
+async def _s3(settings: Settings) -> Store:
+    from svc_storage.adapters.s3.store import open_s3
+
+    return await open_s3(
+        *_bucket(settings, settings.s3.url),
         cluster=settings.cluster,
         cache_dir=settings.cache_dir,
         cache_bytes=settings.cache_mb << 20,
@@ -97,7 +122,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     reads = Reads(opened, control, clock, reading, DirectAccess(settings.direct_files, store.id))
     lookups = Lookups(opened, reading)
     policy = Policy(look_every_s=settings.upkeep_interval_ms / 1000)
-    work = Maintenance(opened, catalog, users, users, clock, policy)
+    transfers = Transfers(opened, catalog, backend, clock, pool, _archive(settings))
+    work = Maintenance(opened, catalog, users, users, clock, policy, transfers)
     runs = MaintenanceRuns(work, f"storage@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}")
     parts = MaintenanceParts(
         work=work, ledger=runs.ledger, resources=resources, leases=leases, answers=Answers(control, clock)

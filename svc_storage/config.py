@@ -120,6 +120,7 @@ class Settings:
         "cache"
     )  # copies of files of a remote store, for readers; each process has a part of its own
     cache_mb: int = 1024  # how much of them is kept, 16–1,000,000
+    archive: str = ""  # where exports go: file:///folder or s3://bucket/prefix (with the S3 settings); empty: nowhere
     upkeep_interval_ms: int = 500  # how often tables are looked at for compaction, checkpoints and clean-up
 
     @classmethod
@@ -138,7 +139,16 @@ class Settings:
             cassandra=CassandraSettings.read(reader, env, needed=backend == "cassandra"),
             cache_dir=reader.path("CACHE_DIR", data_dir / "cache"),
             cache_mb=reader.integer("CACHE_MB", 1024, low=16, high=1_000_000),
+            archive=_archive(reader, data_dir.parent / "archive" if backend == "local" else None),
             upkeep_interval_ms=reader.duration_ms("UPKEEP_INTERVAL", 500, low=50, high=3_600_000),
         )
         reader.done()
         return found
+
+
+def _archive(reader: Env, folder: Path | None) -> str:
+    """`folder`: where it is unless the environment says otherwise."""
+    found = reader.text("ARCHIVE", folder.absolute().as_uri() if folder else "")
+    if found and not found.startswith(("file:///", "s3://")):
+        reader.fault("ARCHIVE", "is neither file:///folder nor s3://bucket/prefix")
+    return found

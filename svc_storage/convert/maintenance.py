@@ -21,6 +21,7 @@ from svc_storage.domain.maintenance.reporting import Done, Fault, TableReport
 from svc_storage.domain.maintenance.work import GRACE_US, MAX_KEYS, CompactTask, EraseTask, RestoreTask, Task
 from svc_storage.domain.maintenance.writers import WriterView
 from svc_storage.domain.predicates import Literal
+from svc_storage.domain.transfer.work import ExportTask, ImportTask
 
 Request: TypeAlias = (
     pb.CompactTableRequest
@@ -28,6 +29,8 @@ Request: TypeAlias = (
     | pb.RestoreTableRequest
     | pb.EraseRowsRequest
     | pb.CheckTableRequest
+    | pb.ExportTableRequest
+    | pb.ImportTableRequest
 )
 REQUESTS: tuple[tuple[type[Request], run_pb2.RunKind.ValueType], ...] = (
     (pb.CompactTableRequest, run_pb2.RUN_KIND_COMPACT),
@@ -35,6 +38,8 @@ REQUESTS: tuple[tuple[type[Request], run_pb2.RunKind.ValueType], ...] = (
     (pb.RestoreTableRequest, run_pb2.RUN_KIND_RESTORE),
     (pb.EraseRowsRequest, run_pb2.RUN_KIND_ERASE),
     (pb.CheckTableRequest, run_pb2.RUN_KIND_CHECK),
+    (pb.ExportTableRequest, run_pb2.RUN_KIND_EXPORT),
+    (pb.ImportTableRequest, run_pb2.RUN_KIND_IMPORT),
 )
 KINDS = tuple(kind for _, kind in REQUESTS)
 DAY_US = 24 * 3600 * 1_000_000
@@ -80,6 +85,11 @@ def task_from(request: Request) -> Task:
             if not 0 <= request.sample <= 1:
                 raise errors.FieldInvalid("a share is above 0 and at most 1", field="sample")
             return CheckWish(sample=request.sample or 1.0, repair=request.repair)
+        case pb.ExportTableRequest():
+            version = request.version if request.HasField("version") else None
+            return ExportTask(request.destination, version)
+        case pb.ImportTableRequest():
+            return ImportTask(request.source)
         case _:
             return CompactTask()
 

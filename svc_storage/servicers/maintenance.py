@@ -49,6 +49,12 @@ class RunRpcs:
     async def CheckTable(self, request: pb.CheckTableRequest, context: Any) -> None:
         await self._observe(request, context, pb.CheckTableResponse)
 
+    async def ExportTable(self, request: pb.ExportTableRequest, context: Any) -> None:
+        await self._observe(request, context, pb.ExportTableResponse)
+
+    async def ImportTable(self, request: pb.ImportTableRequest, context: Any) -> None:
+        await self._observe(request, context, pb.ImportTableResponse)
+
     async def _observe(self, request: convert.Request, context: Any, response: Callable[..., Any]) -> None:
         spec = convert.run_spec(request, caller().principal)
         ledger = self._ledger()

@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from millrace.storage.v1 import frames_pb2 as _frames_pb2
+from millrace.storage.v1 import maintenance_pb2 as _maintenance_pb2
 from millrace.storage.v1 import schema_pb2 as _schema_pb2
 from millrace.types.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -113,6 +114,7 @@ class Table(_message.Message):
     EVENT_TIME_HIGH_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     SEQUENCE_COLUMN_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`namespaces/{namespace}/tables/{table}`; both `[a-z][a-z0-9_]{0,62}`."""
     uid: _builtins.str
@@ -163,6 +165,10 @@ class Table(_message.Message):
     def event_time_high(self) -> _timestamp_pb2.Timestamp:
         """The highest event time of any committed row, over all writers."""
 
+    @_builtins.property
+    def retention(self) -> _maintenance_pb2.Retention:
+        """How long rows and versions stay; unset: rows for good. Replaced by UpdateTable as a whole."""
+
     def __init__(
         self,
         *,
@@ -184,10 +190,11 @@ class Table(_message.Message):
         event_time_high: _timestamp_pb2.Timestamp | None = ...,
         owner: _builtins.str = ...,
         sequence_column: _builtins.str = ...,
+        retention: _maintenance_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "event_time_high", b"event_time_high", "schema", b"schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "event_time_high", b"event_time_high", "retention", b"retention", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "owner", b"owner", "primary_key", b"primary_key", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "sequence_column", b"sequence_column", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "owner", b"owner", "primary_key", b"primary_key", "retention", b"retention", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "sequence_column", b"sequence_column", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

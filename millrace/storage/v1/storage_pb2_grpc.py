@@ -113,6 +113,16 @@ class StorageServiceStub:
                 request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.SerializeToString,
                 response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.FromString,
                 _registered_method=True)
+        self.ExportTable = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/ExportTable',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableResponse.FromString,
+                _registered_method=True)
+        self.ImportTable = channel.unary_stream(
+                '/millrace.storage.v1.StorageService/ImportTable',
+                request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableResponse.FromString,
+                _registered_method=True)
         self.EraseRows = channel.unary_stream(
                 '/millrace.storage.v1.StorageService/EraseRows',
                 request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.EraseRowsRequest.SerializeToString,
@@ -287,6 +297,23 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportTable(self, request, context):
+        """Writes a version into the archive: Parquet files of a fixed number of rows with their SHA-256, the definition, the writers' records and the dead
+        letters. A run, as CompactTable; a broken-off one goes on after its last file. UNIMPLEMENTED BACKEND_CAPABILITY: this storage has no archive.
+        ALREADY_EXISTS RESOURCE_EXISTS: the destination holds another export.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportTable(self, request, context):
+        """Makes a table from an export, on any kind of store. It appears when all of it is there; its writers go on at their offsets. A run, as CompactTable; a
+        broken-off one goes on after its last file. ALREADY_EXISTS RESOURCE_EXISTS, DATA_LOSS FILE_MISSING or CHECKSUM_MISMATCH naming the file of the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EraseRows(self, request, context):
         """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
         CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
@@ -422,6 +449,16 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.RestoreTable,
                     request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.FromString,
                     response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.SerializeToString,
+            ),
+            'ExportTable': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportTable,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableResponse.SerializeToString,
+            ),
+            'ImportTable': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportTable,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableResponse.SerializeToString,
             ),
             'EraseRows': grpc.unary_stream_rpc_method_handler(
                     servicer.EraseRows,
@@ -870,6 +907,60 @@ class StorageService:
             '/millrace.storage.v1.StorageService/RestoreTable',
             millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableRequest.SerializeToString,
             millrace_dot_storage_dot_v1_dot_maintenance__pb2.RestoreTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ExportTable',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ExportTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ImportTable',
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_maintenance__pb2.ImportTableResponse.FromString,
             options,
             channel_credentials,
             insecure,

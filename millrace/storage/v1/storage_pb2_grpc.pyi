@@ -100,6 +100,15 @@ class StorageServiceStub:
     """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
     Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
     """
+    ExportTable: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.ExportTableRequest, _maintenance_pb2.ExportTableResponse]
+    """Writes a version into the archive: Parquet files of a fixed number of rows with their SHA-256, the definition, the writers' records and the dead
+    letters. A run, as CompactTable; a broken-off one goes on after its last file. UNIMPLEMENTED BACKEND_CAPABILITY: this storage has no archive.
+    ALREADY_EXISTS RESOURCE_EXISTS: the destination holds another export.
+    """
+    ImportTable: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.ImportTableRequest, _maintenance_pb2.ImportTableResponse]
+    """Makes a table from an export, on any kind of store. It appears when all of it is there; its writers go on at their offsets. A run, as CompactTable; a
+    broken-off one goes on after its last file. ALREADY_EXISTS RESOURCE_EXISTS, DATA_LOSS FILE_MISSING or CHECKSUM_MISMATCH naming the file of the archive.
+    """
     EraseRows: _grpc.UnaryStreamMultiCallable[_maintenance_pb2.EraseRowsRequest, _maintenance_pb2.EraseRowsResponse]
     """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
     CompactTable, with a report per table that says when the bytes are gone. INVALID_ARGUMENT NO_PRIMARY_KEY: name them by a predicate.
@@ -189,6 +198,15 @@ class StorageServiceAsyncStub(StorageServiceStub):
     RestoreTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.RestoreTableRequest, _maintenance_pb2.RestoreTableResponse]  # type: ignore[assignment]
     """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
     Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+    """
+    ExportTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.ExportTableRequest, _maintenance_pb2.ExportTableResponse]  # type: ignore[assignment]
+    """Writes a version into the archive: Parquet files of a fixed number of rows with their SHA-256, the definition, the writers' records and the dead
+    letters. A run, as CompactTable; a broken-off one goes on after its last file. UNIMPLEMENTED BACKEND_CAPABILITY: this storage has no archive.
+    ALREADY_EXISTS RESOURCE_EXISTS: the destination holds another export.
+    """
+    ImportTable: _aio.UnaryStreamMultiCallable[_maintenance_pb2.ImportTableRequest, _maintenance_pb2.ImportTableResponse]  # type: ignore[assignment]
+    """Makes a table from an export, on any kind of store. It appears when all of it is there; its writers go on at their offsets. A run, as CompactTable; a
+    broken-off one goes on after its last file. ALREADY_EXISTS RESOURCE_EXISTS, DATA_LOSS FILE_MISSING or CHECKSUM_MISMATCH naming the file of the archive.
     """
     EraseRows: _aio.UnaryStreamMultiCallable[_maintenance_pb2.EraseRowsRequest, _maintenance_pb2.EraseRowsResponse]  # type: ignore[assignment]
     """Takes rows out for good: of the table, its dead letters, its older versions (which end at once), and of the tables that transforms make from it. A run, as
@@ -366,6 +384,27 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
         """Makes an older version's rows the newest version's. A run, as CompactTable. Writers keep offsets and positions: what they sent is not sent again.
         Readers that follow new rows get CHANGES_NOT_APPEND_ONLY. OUT_OF_RANGE VERSION_EXPIRED, FAILED_PRECONDITION VERSION_IN_FUTURE.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportTable(
+        self,
+        request: _maintenance_pb2.ExportTableRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Writes a version into the archive: Parquet files of a fixed number of rows with their SHA-256, the definition, the writers' records and the dead
+        letters. A run, as CompactTable; a broken-off one goes on after its last file. UNIMPLEMENTED BACKEND_CAPABILITY: this storage has no archive.
+        ALREADY_EXISTS RESOURCE_EXISTS: the destination holds another export.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportTable(
+        self,
+        request: _maintenance_pb2.ImportTableRequest,
+        context: _ServicerContext,
+    ) -> _abc.Coroutine[_typing.Any, _typing.Any, None]:
+        """Makes a table from an export, on any kind of store. It appears when all of it is there; its writers go on at their offsets. A run, as CompactTable; a
+        broken-off one goes on after its last file. ALREADY_EXISTS RESOURCE_EXISTS, DATA_LOSS FILE_MISSING or CHECKSUM_MISMATCH naming the file of the archive.
         """
 
     @_abc_1.abstractmethod

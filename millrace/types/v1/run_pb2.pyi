@@ -46,6 +46,10 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Rows out of a table, its dead letters, its versions and what is derived from it."""
     RUN_KIND_CHECK: _RunKind.ValueType  # 7
     """A look at all that a table is made of."""
+    RUN_KIND_EXPORT: _RunKind.ValueType  # 8
+    """A table into the archive."""
+    RUN_KIND_IMPORT: _RunKind.ValueType  # 9
+    """A table out of the archive."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -66,6 +70,10 @@ RUN_KIND_ERASE: RunKind.ValueType  # 6
 """Rows out of a table, its dead letters, its versions and what is derived from it."""
 RUN_KIND_CHECK: RunKind.ValueType  # 7
 """A look at all that a table is made of."""
+RUN_KIND_EXPORT: RunKind.ValueType  # 8
+"""A table into the archive."""
+RUN_KIND_IMPORT: RunKind.ValueType  # 9
+"""A table out of the archive."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _RunState:

@@ -15,6 +15,7 @@ from svc_storage.domain.maintenance.reporting import Fault, TableReport, Teller
 from svc_storage.domain.maintenance.restoring import restore, version_of
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.predicates import And, Compare, Literal, Op, Or, Predicate, bind
+from svc_storage.domain.transfer.work import ExportTask, ImportTask, Transfers
 from svc_storage.domain.upkeep import Policy
 from svc_storage.ports import Catalog, Clock, Lineage, ReaderMarks, TableRow, Version
 
@@ -46,7 +47,7 @@ class EraseTask:
     grace_us: int = GRACE_US
 
 
-Task = CompactTask | ExpireWish | RestoreTask | EraseTask | CheckWish
+Task = CompactTask | ExpireWish | RestoreTask | EraseTask | CheckWish | ExportTask | ImportTask
 
 
 class Maintenance:
@@ -58,12 +59,17 @@ class Maintenance:
         lineage: Lineage,
         clock: Clock,
         policy: Policy,
+        transfers: Transfers,
     ) -> None:
         self._opened, self._catalog, self._readers = opened, catalog, readers
         self._lineage, self._clock, self._policy = lineage, clock, policy
+        self._transfers = transfers
 
     async def check(self, table: str, task: Task) -> None:
         """What can be said before anything is done. Raises TableNotFound, FieldInvalid, NoPrimaryKey, VersionExpired, VersionInFuture."""
+        if isinstance(task, ExportTask | ImportTask):
+            await self._transfers.check(table, task)
+            return
         row = await self._row(table)
         if isinstance(task, EraseTask):
             predicate_of(task, TableDefinition.from_json(row.body))
@@ -74,6 +80,9 @@ class Maintenance:
         """`run`: its id, which begins the ids of its commits. Raises what ends the run."""
         if isinstance(task, CheckWish):
             await self._check(table, task, teller)
+            return
+        if isinstance(task, ExportTask | ImportTask):
+            await self._transfers.run(table, task, teller, run=run, principal=principal)
             return
         found = await self._opened.table(table)
         keep_us = self._policy.keep_files_us
@@ -95,7 +104,6 @@ class Maintenance:
             predicate=predicate_of(task, definition),
             run=f"{run}/",
             grace_us=task.grace_us,
-            keep_files_us=self._policy.keep_files_us,
             collect_us=self._policy.collect_every_us,
             unjudged_too=task.unjudged_too,
         )

@@ -17,10 +17,10 @@ from typing import TypeVar
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.domain import dead_letters
-from svc_storage.domain.archive import MANIFEST, Manifest
 from svc_storage.domain.assembly import new_name
 from svc_storage.domain.definition import table_name
-from svc_storage.domain.exporting import Moved
+from svc_storage.domain.transfer.archive import MANIFEST, Manifest
+from svc_storage.domain.transfer.exporting import Moved
 from svc_storage.domain.versions import LogView
 from svc_storage.ports import (
     Archive,
@@ -69,7 +69,7 @@ class Import:
     async def run(self, request: RequestMark) -> AsyncIterator[Moved]:
         """After each file. Raises Missing when there is no finished export, ResourceExists when the name is taken,
         ChecksumMismatch naming the file of the archive."""
-        manifest = await self._manifest()
+        manifest = await self.manifest()
         await self._must_be_free()
         await self._backend.create(self._what.uid, manifest.schema, time_us=self._clock.now_us())
         log, files = self._backend.open(self._what.uid)
@@ -82,7 +82,8 @@ class Import:
             await log.close()
         await self._catalog.create_table(self._row(manifest, request.principal), request)
 
-    async def _manifest(self) -> Manifest:
+    async def manifest(self) -> Manifest:
+        """Raises FileMissing, ChecksumMismatch, FieldInvalid."""
         content = await self._work(lambda: self._archive.get(f"{self._what.source}/{MANIFEST}"))
         if content is None:
             raise errors.FileMissing(

@@ -12,6 +12,7 @@ from millrace.types.v1 import types_pb2
 from millrace.wire.clock import timestamp_proto
 from millrace.wire.schema import schema_from_proto, schema_to_proto
 from millrace.wire.values import value_from_proto, value_to_proto
+from svc_storage.convert.retention import retention_from, retention_to
 from svc_storage.domain.definition import ColumnRule, TableDefinition, define
 from svc_storage.domain.tables import TableState
 from svc_storage.domain.versions import VersionEvent
@@ -37,6 +38,7 @@ def definition_from(table: pb.Table) -> TableDefinition:
         rules=_rules_from(table.rules, schema),
         description=table.description,
         sequence_column=table.sequence_column,
+        retention=retention_from(table.retention),
     )
 
 
@@ -53,6 +55,7 @@ def change_from(table: pb.Table, current: TableDefinition) -> tuple[TableDefinit
         rules=_rules_from(table.rules, named or current.schema),
         description=table.description,
         sequence_column=table.sequence_column,
+        retention=retention_from(table.retention),
     )
     return changed, named
 
@@ -93,6 +96,7 @@ def table_to_proto(state: TableState) -> pb.Table:
         event_time_high=None if head.event_time_high_us is None else timestamp_proto(head.event_time_high_us),
         owner=row.owner,
         sequence_column=definition.sequence_column,
+        retention=retention_to(definition.retention),
     )
 
 

@@ -44,7 +44,7 @@ def encode(proposal: Proposal) -> bytes:
         "high": commit.event_time_high_us,
         "trace": commit.trace_context,
         "expire": commit.expire_below,
-        "left": commit.left_us,
+        "gone_us": commit.gone_us,
     }
     return zlib.compress(json.dumps(said, allow_nan=False, separators=(",", ":")).encode(), 1)
 
@@ -69,7 +69,7 @@ def decode(content: bytes) -> Proposal:
             event_time_high_us=raw["high"],
             trace_context=raw["trace"],
             expire_below=raw["expire"],
-            left_us=raw["left"],
+            gone_us=raw["gone_us"],
         )
         places = {name: WriterPlace(*fields) for name, fields in raw["places"].items()}
         return Proposal(commit=commit, after=raw["after"], schema_id=raw["base_schema_id"], places=places)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.arrow.types import canonical_field, nesting
+from svc_storage.domain.retention import NO_RETENTION, Retention, check_retention
 
 NAME = r"[a-z][a-z0-9_]{0,62}"
 _NAME = re.compile(NAME)
@@ -61,6 +62,7 @@ class TableDefinition:
     description: str = ""
     sequence_column: str = ""
     native_lookup: bool = False
+    retention: Retention = NO_RETENTION
 
     @property
     def stored_schema(self) -> pa.Schema:
@@ -101,6 +103,7 @@ class TableDefinition:
                 "description": self.description,
                 "sequence_column": self.sequence_column,
                 "native_lookup": self.native_lookup,
+                "retention": self.retention.out(),
             },
             separators=(",", ":"),
         )
@@ -118,6 +121,7 @@ class TableDefinition:
             description=raw["description"],
             sequence_column=raw.get("sequence_column", ""),
             native_lookup=raw.get("native_lookup", False),
+            retention=Retention.parse(raw.get("retention", {})),
         )
 
 
@@ -149,6 +153,7 @@ def define(
     description: str = "",
     sequence_column: str = "",
     native_lookup: bool = False,
+    retention: Retention = NO_RETENTION,
 ) -> TableDefinition:
     """A definition that can be stored. Raises UnsupportedType, FieldInvalid naming the request's field."""
     if not len(schema):
@@ -168,13 +173,15 @@ def define(
         description=description,
         sequence_column=sequence_column,
         native_lookup=native_lookup,
+        retention=retention,
     )
     check_references(definition)
     return definition
 
 
 def check_references(definition: TableDefinition) -> None:
-    """Event time, key and rules name columns of the right kind. Raises FieldInvalid."""
+    """Event time, key, rules and retention name columns of the right kind. Raises FieldInvalid."""
+    check_retention(definition.retention, definition.event_time_column)
     schema = definition.schema
     if column := definition.event_time_column:
         if column not in schema.names or not pa.types.is_timestamp(schema.field(column).type):

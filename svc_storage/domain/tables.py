@@ -84,8 +84,8 @@ class Tables:
     async def update(
         self, name: str, changed: TableDefinition, *, schema: pa.Schema | None, etag: str, request: RequestMark
     ) -> TableState:
-        """Replaces description, rules and event-time column by those of `changed`. `schema`: all columns as they shall be, None for no
-        change; they are a commit of its own, before the rest: a kill between leaves the columns, and the repeat does the rest.
+        """Replaces description, rules, retention and event-time column by those of `changed`. `schema`: all columns as they shall be,
+        None for no change; they are a commit of its own, before the rest: a kill between leaves the columns, and the repeat does the rest.
 
         Raises TableNotFound, EtagMismatch, SchemaConflict, FieldInvalid."""
         table_name(name, at="table.name")
@@ -108,6 +108,7 @@ class Tables:
             rules=changed.rules,
             event_time_column=changed.event_time_column,
             sequence_column=changed.sequence_column or old.sequence_column,
+            retention=changed.retention,
         )
         check_references(new)
         if change is not None:

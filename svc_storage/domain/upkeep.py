@@ -7,6 +7,7 @@ left the newest version. Later a version is VERSION_EXPIRED.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 from millrace.errors import MillraceError
 from svc_storage.domain import compaction, plans
+from svc_storage.domain.definition import TableDefinition
+from svc_storage.domain.maintenance.retaining import RowsKept
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import follow_schema
 from svc_storage.ports import Backend, Catalog, Clock, ReaderMarks, Version
@@ -36,6 +39,7 @@ class Policy:
     orphan_us: int = HOUR_US  # a file that no version ever named: a kill between file and commit
     trim_every_us: int = 60 * SECOND_US
     collect_every_us: int = 600 * SECOND_US
+    retain_every_us: int = HOUR_US
     look_every_s: float = 0.5
 
 
@@ -47,6 +51,7 @@ class _Tended:
     told_schema_id: int = 0
     trimmed_us: int = 0
     collected_us: int = 0
+    retained_us: int = 0
     led: bool = False  # at the last look
 
 
@@ -57,7 +62,7 @@ class Upkeep:
         self._opened, self._catalog, self._backend = opened, catalog, backend
         self._readers, self._clock, self._policy = readers, clock, policy
         self._tended: dict[str, _Tended] = {}
-        self._folders_us = clock.now_us()
+        self._folders_us, self._retained_us = clock.now_us(), 0
         self._rows_s = clock.monotonic_s()
 
     async def run(self) -> None:
@@ -73,10 +78,25 @@ class Upkeep:
             if self._clock.monotonic_s() - self._rows_s > ROWS_EVERY_S:
                 self._rows_s = self._clock.monotonic_s()
                 await self._check_rows()
+            await self._open_retained()
             if self._clock.now_us() - self._folders_us > self._policy.collect_every_us:
                 self._folders_us = self._clock.now_us()
                 await self.collect_folders()
             await asyncio.sleep(self._policy.look_every_s)
+
+    async def _open_retained(self) -> None:
+        """A table that gives up rows does so without being used: now and then it is opened for that."""
+        now_us = self._clock.now_us()
+        if now_us - self._retained_us <= self._policy.retain_every_us:
+            return
+        self._retained_us = now_us
+        after_name = ""
+        while rows := await self._catalog.list_tables("", after_name=after_name, limit=500):
+            after_name = rows[-1].name
+            for row in rows:
+                if TableDefinition.from_json(row.body).retention.keep_rows_us:
+                    with contextlib.suppress(MillraceError):
+                        await self._opened.table(row.name)
 
     async def _check_rows(self) -> None:
         try:
@@ -106,6 +126,9 @@ class Upkeep:
             await follow_schema(table, self._catalog, self._clock)
             state.told_schema_id = table.definition.schema_id
         now_us = self._clock.now_us()
+        if now_us - state.retained_us > self._policy.retain_every_us:
+            state.retained_us = now_us
+            await self.retain(table)
         if now_us - state.trimmed_us > self._policy.trim_every_us:
             state.trimmed_us = now_us
             await self.trim(table)
@@ -138,8 +161,9 @@ class Upkeep:
         state.checkpoint = known[-1] if known else 0
         if known and table.versions.base_version < known[0] <= table.head:
             table.versions.cut(known[0])
-        for path, left_us in list(table.versions.removed_us.items()):
-            if now_us - left_us > 2 * self._policy.keep_files_us:
+        keep_us = 2 * self._keep_files_us(table)
+        for path in list(table.versions.removed_us):
+            if now_us > (table.versions.goes_us(path, keep_us) or 0) + self._policy.keep_files_us:
                 del table.versions.removed_us[path]
 
     async def compact(self, table: OpenTable) -> int:
@@ -182,20 +206,27 @@ class Upkeep:
         await table.committer.turn(cut)
         return floor
 
+    async def retain(self, table: OpenTable) -> int:
+        """Takes out the rows that the table's retention gives up; how many."""
+        reader = await self._readers.slowest(table.row.uid)
+        commits = await RowsKept(table).apply(now_us=self._clock.now_us(), reader=reader)
+        return sum(found.commit.rows_removed - found.commit.rows_added for found in commits)
+
+    def _keep_files_us(self, table: OpenTable) -> int:
+        return max(self._policy.keep_files_us, table.definition.retention.keep_versions_us)
+
     async def collect(self, table: OpenTable) -> Sequence[str]:
         """Removes files that left the newest version long enough ago, and those that no version ever named; their paths."""
         self._expire(table)
-        view, now_us = table.versions, self._clock.now_us()
+        view, now_us, keep_us = table.versions, self._clock.now_us(), self._keep_files_us(table)
         found = await table.files.list_paths()
         await table.refresh()  # whatever was listed and committed meanwhile is known now
         kept = {*view.head.files, *(file.path for file in view.head.dead_letters)}
         doomed = []
         for path, modified_us in found:
             if path.endswith(".parquet") and path not in kept:
-                left_us, patience_us = view.removed_us.get(path), self._policy.keep_files_us
-                if left_us is None:
-                    left_us, patience_us = modified_us, self._policy.orphan_us
-                if now_us - left_us > patience_us:
+                goes_us = view.goes_us(path, keep_us)
+                if now_us > (modified_us + self._policy.orphan_us if goes_us is None else goes_us):
                     doomed.append(path)
             elif path.startswith(plans.FOLDER) and now_us - modified_us > plans.KEPT_US:
                 doomed.append(path)
@@ -204,8 +235,8 @@ class Upkeep:
         doomed = [path for path in doomed if path not in kept_now]
         await table.files.remove(doomed)
         there = {path for path, _ in found}.difference(doomed)
-        for path, left_us in list(view.removed_us.items()):  # an older checkpoint may still name what is gone
-            if path not in there and now_us - left_us > self._policy.keep_files_us:
+        for path in list(view.removed_us):  # an older checkpoint may still name what is gone
+            if path not in there and now_us > (view.goes_us(path, keep_us) or 0):
                 del view.removed_us[path]
         return doomed
 
@@ -232,7 +263,7 @@ class Upkeep:
 
     async def _oldest_kept(self, table: OpenTable) -> Version:
         view = table.versions
-        since_us = self._clock.now_us() - self._policy.keep_log_us
+        since_us = self._clock.now_us() - max(self._policy.keep_log_us, table.definition.retention.keep_versions_us)
         young = view.oldest if since_us < view.oldest_time_us else view.version_at(since_us)
         kept = min(young, max(0, table.head - self._policy.keep_versions))
         reader = await self._readers.slowest(table.row.uid)
@@ -241,4 +272,4 @@ class Upkeep:
 
     def _expire(self, table: OpenTable) -> None:
         """Versions whose files may be gone are not served any more: said before anything is removed."""
-        table.versions.expire(self._clock.now_us() - self._policy.keep_files_us)
+        table.versions.expire(self._clock.now_us() - self._keep_files_us(table))

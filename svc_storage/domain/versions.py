@@ -206,10 +206,10 @@ class LogView:
             self.removed_us.pop(file.path, None)
         self.closed_below = max(self.closed_below, commit.expire_below)
         self._expired_below = max(self._expired_below, commit.expire_below)
-        if commit.left_us:
+        if commit.gone_us:
             self.erased_below = max(self.erased_below, commit.expire_below)
             for path, left_us in self.removed_us.items():
-                self.removed_us[path] = min(left_us, commit.left_us)
+                self.removed_us[path] = -min(-left_us, commit.gone_us) if left_us < 0 else -commit.gone_us
 
     def at(self, version: Version) -> Snapshot:
         """Raises VersionExpired (metadata oldest_version), VersionInFuture."""
@@ -218,6 +218,11 @@ class LogView:
     def known(self, version: Version) -> Snapshot | None:
         """A version that the log still has, also when it is not served any more."""
         return self._at(version, self.base_version) if self.base_version <= version <= self._head.version else None
+
+    def goes_us(self, path: str, keep_us: int) -> int | None:
+        """After this time a file that has left may be removed, kept for `keep_us` if nothing else was said; None: it has not left."""
+        left_us = self.removed_us.get(path)
+        return None if left_us is None else -left_us if left_us < 0 else left_us + keep_us
 
     def _at(self, version: Version, lowest: Version) -> Snapshot:
         if version == self._head.version:

@@ -65,7 +65,7 @@ def _ended(commit: Commit) -> Mapping[str, Any]:
     found = {
         "gone": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters_removed],
         "expire": commit.expire_below,
-        "left": commit.left_us,
+        "gone_us": commit.gone_us,
     }
     return {name: value for name, value in found.items() if value}
 
@@ -105,7 +105,7 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
             trace_context=record.get("trace", ""),
             dead_letters_removed=tuple(DeadLetterFile(raw[0], raw[1], raw[2]) for raw in record.get("gone", ())),
             expire_below=record.get("expire", 0),
-            left_us=record.get("left", 0),
+            gone_us=record.get("gone_us", 0),
         ),
     )
 

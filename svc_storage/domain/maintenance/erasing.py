@@ -32,12 +32,11 @@ _PASSES = 1_000
 class Erasure:
     """`predicate`: bound to the table's columns. `grace_us`: for reads under way. `run`: begins the commits' ids.
 
-    `keep_files_us`: what retention grants to files that left; `collect_us`: how long after that garbage collection comes by."""
+    `collect_us`: how long after that garbage collection comes by."""
 
     predicate: Predicate
     run: str
     grace_us: int
-    keep_files_us: int
     collect_us: int
     unjudged_too: bool = False
 
@@ -64,8 +63,8 @@ class TableEraser:
         await self._letters()
         head = await self._verified()
         before = self._table.oldest
-        left_us = self._clock.now_us() + self._what.grace_us - self._what.keep_files_us
-        closed = await close_below(self._table, self._clock, left_us=left_us)
+        gone_us = self._clock.now_us() + self._what.grace_us
+        closed = await close_below(self._table, self._clock, gone_us=gone_us)
         await self._forget_plans()
         await self._cut_log()
         return TableReport(
@@ -77,7 +76,7 @@ class TableEraser:
             versions_expired=max(0, closed - before),
             oldest_version=closed,
             version=head.version,
-            gone_us=self._clock.now_us() + self._what.grace_us + self._what.collect_us,
+            gone_us=gone_us + self._what.collect_us,
             verified=True,
         )
 

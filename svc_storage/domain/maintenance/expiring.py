@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from svc_storage.domain.maintenance.reporting import Done, TableReport, Teller
@@ -67,8 +66,8 @@ async def expire(
     )
 
 
-async def close_below(table: OpenTable, clock: Clock, *, floor: Version | None = None, left_us: int = 0) -> Version:
-    """A commit that ends the versions below `floor` (None: below itself). Its version. `left_us`: as in `Commit`."""
+async def close_below(table: OpenTable, clock: Clock, *, floor: Version | None = None, gone_us: int = 0) -> Version:
+    """A commit that ends the versions below `floor` (None: below itself). Its version. `gone_us`: as in `Commit`."""
     id = f"expire-{secrets.token_hex(8)}"
 
     def make() -> Commit:
@@ -78,7 +77,7 @@ async def close_below(table: OpenTable, clock: Clock, *, floor: Version | None =
             kind=CommitKind.FENCE,
             time_us=max(clock.now_us(), head.time_us),
             expire_below=head.version + 1 if floor is None else floor,
-            left_us=left_us,
+            gone_us=gone_us,
         )
 
     return (await table.committer.turn(lambda: table.committer.commit(make))).version
@@ -92,5 +91,5 @@ def leaving(table: OpenTable, floor: Version, keep_files_us: int) -> tuple[int, 
     for found in view.known_commits():
         if found.version <= floor:
             sizes |= {file.path: file.size_bytes for file in found.commit.removes if file.path not in stay}
-    gone: Sequence[int] = [view.removed_us[path] for path in sizes if path in view.removed_us]
-    return (max(gone) + keep_files_us if gone else 0), len(gone), sum(sizes.values())
+    gone = [goes_us for path in sizes if (goes_us := view.goes_us(path, keep_files_us)) is not None]
+    return max(gone, default=0), len(gone), sum(sizes.values())

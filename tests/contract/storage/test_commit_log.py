@@ -164,15 +164,15 @@ async def test_what_an_erasure_says_comes_back(rig: Rig, table: tuple[CommitLog,
     letters = [await files.write(f"_millrace/dead_letters/{name}.parquet", [rows(2)], SCHEMA) for name in "ab"]
     dead = tuple(DeadLetterFile(file.path, file.size_bytes, file.row_count) for file in letters)
     await log.append(commit("a", dead_letters=dead[:1]), after=0)
-    ending = {"dead_letters_removed": dead[:1], "dead_letters": dead[1:], "expire_below": 1, "left_us": 1_500}
+    ending = {"dead_letters_removed": dead[:1], "dead_letters": dead[1:], "expire_below": 1, "gone_us": 1_500}
     await log.append(commit("b", kind=CommitKind.MERGE, **ending), after=1)
     await log.append(commit("c", kind=CommitKind.FENCE, expire_below=2), after=2)
     reopened, _ = rig.backend.open(UID)
     tail = await reopened.recover()
     _, erased, expired = (found.commit for found in tail.commits)
     assert erased.dead_letters_removed[0].path == dead[0].path
-    assert (erased.expire_below, erased.left_us, expired.expire_below, expired.left_us) == (1, 1_500, 2, 0)
+    assert (erased.expire_below, erased.gone_us, expired.expire_below, expired.gone_us) == (1, 1_500, 2, 0)
     view = LogView(tail)
     assert [file.path for file in view.head.dead_letters] == [dead[1].path]
     assert (view.oldest, view.erased_below) == (2, 1)
-    assert view.removed_us[dead[0].path] == 1_500
+    assert view.goes_us(dead[0].path, 9_999) == 1_500

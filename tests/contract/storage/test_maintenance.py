@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
+from svc_storage.domain.appending import Incoming
 from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import define
 from svc_storage.domain.maintenance.compacting import compact_all
@@ -16,12 +17,14 @@ from svc_storage.domain.maintenance.expiring import ExpireWish, expire
 from svc_storage.domain.maintenance.lineage import Everywhere
 from svc_storage.domain.maintenance.reporting import Heard, RunCancelled
 from svc_storage.domain.maintenance.restoring import restore
+from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.pinned import pin
 from svc_storage.domain.predicates import Compare, In, Op
+from svc_storage.domain.retention import Retention
 from svc_storage.domain.scans import Scan
 from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
 from svc_storage.ports import CommitKind, Derived, Version
-from tests.contract.storage.backends import NAME, SCHEMA, Rig, ids, incoming, read
+from tests.contract.storage.backends import NAME, SCHEMA, Rig, ids, incoming, read, rows
 
 GRACE_US = 60_000_000
 
@@ -59,15 +62,15 @@ def upkeep(rig: Rig, readers: Readers | None = None) -> Upkeep:
     return Upkeep(rig.opened, rig.catalog, rig.backend, readers or Readers(), rig.clock, policy)
 
 
-async def fill(rig: Rig, commits: int, *, rows: int = 3, name: str = NAME, dead: Sequence[bytes] = ()) -> None:
+async def fill(rig: Rig, commits: int, *, count: int = 3, name: str = NAME, dead: Sequence[bytes] = ()) -> None:
     stream = await rig.open(name=name, keep_bad=True)
     offset = stream.opened.next_offset
     for number in range(commits):
         letters = tuple(
             ClientDeadLetter(index, "UNPARSEABLE", "", raw) for index, raw in enumerate(dead if not number else ())
         )
-        await stream.append(incoming(offset, rows, positions={"f": str(offset)}, dead=letters))
-        offset += rows + len(letters)
+        await stream.append(incoming(offset, count, positions={"f": str(offset)}, dead=letters))
+        offset += count + len(letters)
         await stream.settle()
     await stream.finish()
 
@@ -77,7 +80,6 @@ def erasure(*ids_: int, grace_us: int = GRACE_US, **more: object) -> Erasure:
         predicate=In("id", ids_),
         run="erase-1/",
         grace_us=grace_us,
-        keep_files_us=DAY_US,
         collect_us=0,
         **more,  # type: ignore[arg-type]
     )
@@ -141,17 +143,105 @@ async def test_expiring_by_time_and_when_the_bytes_go(rig: Rig) -> None:
     assert len(await upkeep(rig).collect(table)) == 4
 
 
+# -- retention
+DAYS = pa.timestamp("us", "UTC")
+
+
+async def aged(rig: Rig, *ages: tuple[float | None, ...]) -> OpenTable:
+    """One file per argument, of rows so many days old."""
+    stream = await rig.open()
+    offset = 0
+    for part in ages:
+        now_us = rig.clock.now_us()
+        at = pa.array([None if age is None else now_us - int(age * DAY_US) for age in part], DAYS)
+        batch = rows(len(part), offset).set_column(1, SCHEMA.field("at"), at)
+        await stream.append(Incoming(offset=offset, rows=batch, crc32=offset, size=batch.nbytes))
+        await stream.settle()
+        offset += len(part)
+    await stream.finish()
+    return await rig.opened.table(NAME)
+
+
+async def test_rows_go_by_whole_files_and_named_readers_are_waited_for(rig: Rig) -> None:
+    retention = Retention(keep_rows_us=3 * DAY_US)
+    await rig.create(define(SCHEMA, event_time_column="at", retention=retention))
+    table = await aged(rig, (9, 8), (7, None), (5, 4), (4, 1), (0.5,))
+    keeper = upkeep(rig, Readers(slow=3))
+    assert await keeper.retain(table) == 2, "the third file is not read yet, the second has a row without time"
+    assert ids(table) == [2, 3, 4, 5, 6, 7, 8]
+    assert await upkeep(rig).retain(table) == 2
+    head = table.head
+    assert await upkeep(rig).retain(table) == 0
+    assert table.head == head, "nothing due, nothing committed"
+    assert ids(table) == [2, 3, 6, 7, 8]
+    assert table.versions.head.writers["w"].next_offset == 9
+    rig.clock.ahead_us += 3 * DAY_US
+    assert await upkeep(rig).retain(table) == 3
+    assert ids(table) == [2, 3]
+
+
+async def test_an_exact_retention_cuts_files(rig: Rig) -> None:
+    retention = Retention(keep_rows_us=3 * DAY_US, exact=True)
+    await rig.create(define(SCHEMA, event_time_column="at", retention=retention))
+    table = await aged(rig, (9, 8), (7, None), (4, 1), (0.5,))
+    assert await upkeep(rig).retain(table) == 4
+    assert ids(table) == [3, 5, 6]
+    head = table.head
+    assert await upkeep(rig).retain(table) == 0
+    assert table.head == head
+
+
+async def test_versions_stay_as_long_as_the_table_says(rig: Rig) -> None:
+    retention = Retention(keep_versions_us=7 * DAY_US)
+    table = await rig.create(define(SCHEMA, event_time_column="at", retention=retention))
+    await fill(rig, 4)
+    old = table.head
+    before = read(table, table.versions.head)
+    await compact_all(table, Heard(), rig.clock, run="")
+    keeper = upkeep(rig)
+    await keeper.checkpoint(table)
+    rig.clock.ahead_us += 6 * DAY_US
+    assert await keeper.collect(table) == []
+    assert await keeper.trim(table) is None
+    assert read(table, await table.snapshot(old)).equals(before)
+    heard = Heard()
+    await Everywhere(rig.opened, Made(), heard, rig.clock).erase(NAME, erasure(1), run="x", principal="p")
+    rig.clock.ahead_us += GRACE_US + 1
+    assert len(await keeper.collect(table)) == 5, "an erasure does not wait for retention"
+    rig.clock.ahead_us += DAY_US
+    assert 1 not in ids(table)
+
+
+@pytest.mark.parametrize(
+    ("retention", "field"),
+    [
+        (Retention(keep_rows_us=DAY_US - 1), "table.retention.keep_rows"),
+        (Retention(exact=True), "table.retention.exact"),
+        (Retention(keep_versions_us=400 * DAY_US), "table.retention.keep_versions"),
+    ],
+)
+def test_a_retention_that_cannot_be_is_refused(retention: Retention, field: str) -> None:
+    with pytest.raises(errors.FieldInvalid) as refused:
+        define(SCHEMA, event_time_column="at", retention=retention)
+    assert refused.value.field == field
+
+
+def test_rows_without_event_time_cannot_be_kept_by_it() -> None:
+    with pytest.raises(errors.FieldInvalid):
+        define(SCHEMA, retention=Retention(keep_rows_us=DAY_US))
+
+
 # -- restore
 async def test_a_restore_brings_rows_back_and_writers_go_on(rig: Rig) -> None:
     table = await rig.create()
     await fill(rig, 3)
     old = table.versions.head
-    rows = ids(table)
+    before = ids(table)
     await compact_all(table, Heard(), rig.clock, run="")
     await fill(rig, 2)
     heard = Heard()
     await restore(table, old.version, heard, rig.clock, run="r/", keep_files_us=DAY_US)
-    assert ids(table) == rows
+    assert ids(table) == before
     assert table.versions.head.writers["w"].next_offset == 15, "what was acknowledged stays so"
     assert table.commits_in(table.head - 1, table.head)[0].commit.kind is CommitKind.RESTORE
     head = table.head
@@ -161,9 +251,9 @@ async def test_a_restore_brings_rows_back_and_writers_go_on(rig: Rig) -> None:
         await pin(table, Scan(NAME, after_version=head - 2), head)
     rig.clock.ahead_us += DAY_US + 1
     await upkeep(rig).collect(table)
-    assert ids(table) == rows, "the files that came back stay"
+    assert ids(table) == before, "the files that came back stay"
     table = await rig.restart()
-    assert ids(table) == rows
+    assert ids(table) == before
 
 
 async def test_a_version_that_is_gone_is_not_restored(rig: Rig) -> None:
@@ -212,7 +302,7 @@ async def test_an_erasure_leaves_no_trace_of_a_row(rig: Rig) -> None:
 async def test_an_erasure_by_a_value_that_breaks_its_type(rig: Rig) -> None:
     table = await rig.create()
     await fill(rig, 1, dead=[b'{"id": "x7", "status": "mine", "price": "abc"}', b'{"id": 1, "status": "other"}'])
-    what = Erasure(predicate=Compare("status", Op.EQ, "mine"), run="e/", grace_us=0, keep_files_us=DAY_US, collect_us=0)
+    what = Erasure(predicate=Compare("status", Op.EQ, "mine"), run="e/", grace_us=0, collect_us=0)
     heard = await erase(rig, what)
     assert (heard.reports[0].dead_letters_erased, heard.reports[0].unjudged) == (1, 0)
     assert [file.row_count for file in table.versions.head.dead_letters] == [1]

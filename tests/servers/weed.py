@@ -39,6 +39,20 @@ def credentials(keys: Keys) -> Credentials:
     return Credentials("env:KEY", "env:SECRET", environment={"KEY": keys.access_key, "SECRET": keys.secret_key})
 
 
+def settings(weed: Weed, prefix: str, *, endpoint: str = "") -> dict[str, str]:
+    """The environment of a storage that keeps everything there."""
+    return {
+        "MILLRACE_STORAGE_BACKEND": "s3",
+        "MILLRACE_STORAGE_S3_URL": f"s3://{weed.bucket}/{prefix}",
+        "MILLRACE_STORAGE_S3_ENDPOINT": endpoint or weed.endpoint,
+        "MILLRACE_STORAGE_S3_ALLOW_HTTP": "true",
+        "MILLRACE_STORAGE_S3_ACCESS_KEY": "env:WEED_ACCESS_KEY",
+        "MILLRACE_STORAGE_S3_SECRET_KEY": "env:WEED_SECRET_KEY",
+        "WEED_ACCESS_KEY": weed.keys[0].access_key,
+        "WEED_SECRET_KEY": weed.keys[0].secret_key,
+    }
+
+
 def _end(weed: Weed) -> None:
     weed.kill()
     shutil.rmtree(weed.folder, ignore_errors=True)

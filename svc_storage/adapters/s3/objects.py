@@ -29,7 +29,6 @@ TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 2
 RETRIES = 3
 """Of what may be repeated: all but a put if absent, whose answer would then tell nothing."""
-_REFUSALS = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 PART_BYTES = 16 << 20
 """Larger files go up in parts of this size, four at a time."""
 
@@ -188,7 +187,7 @@ class Objects:
         )
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
-        """True: the object is there and holds `content`, put now or by an earlier try. False: another's is there.
+        """True: the object is there and holds `content`, put now or by an earlier try. False: another's is there, or was.
 
         `content` must be unique to the caller (an id in it), or two who put the same both win. Raises StoreUnavailable when nothing
         was sent, OutcomeUnknown when the answer was lost and reading did not tell: it may still happen."""
@@ -199,7 +198,10 @@ class Objects:
             )
             return True
         except exceptions.AlreadyExistsError:
-            return self.get(key) == content
+            try:
+                return self.get(key) == content
+            except FileNotFoundError:  # removed in this moment
+                return False
         except _Lost as lost:
             try:
                 return self.get(key) == content
@@ -248,22 +250,20 @@ class Objects:
         try:
             try:
                 return work(client)
-            except _REFUSALS:
+            except exceptions.BaseError as refused:
+                if not _is_refusal(refused):
+                    raise
                 client, newer = self._connection.client(once=once, look=True)
                 if newer == number:
                     raise
                 return work(client)
-        except _REFUSALS as refused:
-            raise errors.StoreUnavailable(
-                "the object store refuses the credentials",
-                hint="check the keys and what they may do; they are read again when the file changes",
-                retry_after_ms=5_000,
-            ) from refused
         except FileNotFoundError as missing:
             if "NoSuchBucket" in str(missing):
                 raise _no_bucket() from missing
             raise
         except exceptions.BaseError as error:
+            if once and _is_lost(error):
+                raise _Lost from error
             raise _translated(error) from error
 
 
@@ -271,8 +271,20 @@ def _delete(keys: Sequence[str], client: S3Store) -> None:
     obstore.delete(client, keys)
 
 
-class _Lost(errors.StoreUnavailable):
+class _Lost(Exception):
     """The request was sent and not answered."""
+
+
+def _is_refusal(error: exceptions.BaseError) -> bool:
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        return True
+    return "403 Forbidden" in str(error) or "401 Unauthorized" in str(error)  # listings say it only so
+
+
+def _is_lost(error: exceptions.BaseError) -> bool:
+    """Whether the request may have been carried out: it was neither answered nor left unsent."""
+    answers = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
+    return not (isinstance(error, answers) or _is_refusal(error) or "kind: Connect" in str(error))
 
 
 def _no_bucket() -> errors.StoreUnavailable:
@@ -283,8 +295,12 @@ def _translated(error: exceptions.BaseError) -> Exception:
     """Addresses and keys stay out of the message."""
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
         return exceptions.AlreadyExistsError("an object is there")
-    text = str(error)
-    if "NoSuchBucket" in text:
+    if _is_refusal(error):
+        return errors.StoreUnavailable(
+            "the object store refuses the credentials",
+            hint="check the keys and what they may do; they are read again when the file changes",
+            retry_after_ms=5_000,
+        )
+    if "NoSuchBucket" in str(error):
         return _no_bucket()
-    kind = errors.StoreUnavailable if "kind: Connect" in text else _Lost
-    return kind("the object store does not answer", retry_after_ms=1_000)
+    return errors.StoreUnavailable("the object store does not answer", retry_after_ms=1_000)

@@ -26,17 +26,17 @@ from svc_analysis.domain.question import Planner
 from svc_analysis.domain.regression import Regressions
 from svc_analysis.domain.subscriptions import Subscriptions
 from svc_analysis.domain.watching import Watches
-from svc_analysis.ports import Tables
+from svc_analysis.ports import Spans, Tables
 from svc_analysis.servicers.analysis import AnalysisServicer
 
 
-def assemble(settings: Settings, tables: Tables, spill: str) -> Composition:
+def assemble(settings: Settings, tables: Tables, spill: str, spans: Spans) -> Composition:
     """The service over whatever tables there are."""
     duckdb = Engine(settings.limits(), spill)
     engine, language = DuckDbEngine(duckdb), DuckDbLanguage()
     pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
     planner = Planner(tables, engine, language)
-    live = LiveQuestions(planner, engine, Watches(tables))
+    live = LiveQuestions(planner, engine, Watches(tables), spans)
     statistics = Statsmodels()
     queries = Queries(planner, engine)
     servicer = AnalysisServicer(
@@ -69,7 +69,9 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         spool_limit_bytes=settings.stream_mb << 20,
         endpoints=settings.store_endpoints,
     )
-    made = assemble(settings, RememberedTables(StorageTables(files, connection)), str(mine / "spill"))
+    made = assemble(
+        settings, RememberedTables(StorageTables(files, connection)), str(mine / "spill"), runtime.telemetry
+    )
     release = partial(asyncio.to_thread, workdir.release, mine)
     return replace(
         made,

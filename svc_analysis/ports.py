@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -247,13 +247,21 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Change:
     """The table's newest version. `uid` differs from the one before when the table was made again. `landed`: versions that changed rows
-    since the change before. Times are microseconds since 1970, None: unknown."""
+    since the change before. Times are microseconds since 1970, None: unknown. `trace_context`: of what wrote it, "" when unknown."""
 
     uid: str
     version: int
     landed: int = 1
     commit_time_us: int | None = None
     event_time_high_us: int | None = None
+    trace_context: str = ""
+
+
+class Spans(Protocol):
+    """Traces of work that no request waits for."""
+
+    def caused(self, what: str, causes: Iterable[str]) -> AbstractContextManager[object]:
+        """Around the work; `causes`: trace contexts of the versions that it answers."""
 
 
 class Tables(Protocol):

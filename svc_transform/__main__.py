@@ -49,7 +49,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     runner = Runner(tables, DuckdbRecipes(engine, files), StorageOutputs(storage), Vocabulary(AGGREGATES, VOLATILE))
     requests = Requests(storage, run_pb2.RUN_KIND_TRANSFORM)
     leases = StoredLeases(storage, worker_name, ttl_s=settings.lease_ttl_ms / 1000)
-    worker = Worker(runner, tables, leases, reports, StoredRuns(storage, requests, worker_name))
+    worker = Worker(runner, tables, leases, reports, StoredRuns(storage, requests, worker_name), runtime.telemetry)
     manager = Manager(StoredRecipes(storage), worker)
 
     async def close_engine() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -128,6 +128,21 @@ class TableFacts:
         return InputTable(self.name, self.uid, self.version)
 
 
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A version of a table. `trace_context`: of what wrote it, "" when unknown."""
+
+    version: int
+    trace_context: str = ""
+
+
+class Spans(Protocol):
+    """Traces of work that no request waits for."""
+
+    def caused(self, what: str, causes: Iterable[str]) -> AbstractContextManager[object]:
+        """Around the work; `causes`: trace contexts of the versions that it answers."""
+
+
 class Tables(Protocol):
     """Storage's tables, as the calling principal sees them."""
 
@@ -142,7 +157,7 @@ class Tables(Protocol):
 
         `owner`: the transform that fills it. Raises TableHasDependents when anything else uses it."""
 
-    def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[int]:
+    def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[Landed]:
         """Newest versions that changed rows, as they land; ends when the table is deleted. Raises TableRecreated, VersionExpired.
 
         `reader`: the named reader whose position retention respects."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from millrace.server import names
@@ -42,6 +45,13 @@ class Telemetry:
         self.tracer: trace.Tracer = tracers.get_tracer("millrace")
         self.meter: Meter = meters.get_meter("millrace")
         self.instruments = _instruments(self.meter)
+
+    def caused(self, what: str, causes: Iterable[str]) -> AbstractContextManager[object]:
+        """A span for work in the background, in a trace of its own, linked to the stored traceparents of what caused it."""
+        links = [link for cause in causes for link in link_to(cause)]
+        return self.tracer.start_as_current_span(
+            what, Context(), SpanKind.CONSUMER, links=links, record_exception=False, set_status_on_exception=False
+        )
 
     async def close(self) -> None:
         def flush() -> None:

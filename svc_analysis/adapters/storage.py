@@ -85,4 +85,4 @@ class StorageTables:
                     commit_us = micros_of(event.commit_time, "commit_time")
                     highs = (position.event_time_high for position in event.positions.values())
                     high = max((micros_of(h, "positions") for h in highs if h.ByteSize()), default=None)
-                    yield Change(request.table_uid, event.number, landed, commit_us, high)
+                    yield Change(request.table_uid, event.number, landed, commit_us, high, event.trace_context)

@@ -25,7 +25,7 @@ from svc_analysis.domain import background
 from svc_analysis.domain.frames import Frame
 from svc_analysis.domain.question import Plan, Planner, Question
 from svc_analysis.domain.watching import TableWatch, Watches
-from svc_analysis.ports import Engine
+from svc_analysis.ports import Engine, Spans
 
 _log = logging.getLogger(__name__)
 
@@ -50,14 +50,20 @@ class Computation:
     """One live question. `latest` is its newest frame, `failure` why there will be no other; `changed` is renewed with each."""
 
     def __init__(
-        self, asked: LiveQuestion, tables: tuple[str, ...], planner: Planner, engine: Engine, watches: Watches
+        self,
+        asked: LiveQuestion,
+        tables: tuple[str, ...],
+        planner: Planner,
+        engine: Engine,
+        watches: Watches,
+        spans: Spans,
     ) -> None:
         self.asked, self.tables = asked, tables
         self.latest: Frame | None = None
         self.failure: MillraceError | None = None
         self.changed = asyncio.Event()
         self.runs = 0
-        self._planner, self._engine, self._watches = planner, engine, watches
+        self._planner, self._engine, self._watches, self._spans = planner, engine, watches, spans
         self._intervals: dict[object, float] = {}
         self._joined = asyncio.Event()
         self._task = background.start(self._run(), "live question")
@@ -133,8 +139,9 @@ class Computation:
             return
         landed = {watch.name: watch.landed for watch in watches}
         began = time.monotonic()
-        plan = await self._planner.plan(replace(self.asked.question, versions=versions, uids=uids))
-        table = await self._rows(plan)
+        with self._spans.caused("live question", [state.trace_context for state in states.values()]):
+            plan = await self._planner.plan(replace(self.asked.question, versions=versions, uids=uids))
+            table = await self._rows(plan)
         self.runs += 1
         times = [state.commit_time_us for state in states.values() if state.commit_time_us is not None]
         highs = [state.event_time_high_us for state in states.values() if state.event_time_high_us is not None]
@@ -169,8 +176,8 @@ class Computation:
 class LiveQuestions:
     """All live questions of this process."""
 
-    def __init__(self, planner: Planner, engine: Engine, watches: Watches) -> None:
-        self._planner, self._engine, self._watches = planner, engine, watches
+    def __init__(self, planner: Planner, engine: Engine, watches: Watches, spans: Spans) -> None:
+        self._planner, self._engine, self._watches, self._spans = planner, engine, watches, spans
         self._open: dict[Hashable, Computation] = {}
 
     def __len__(self) -> int:
@@ -187,7 +194,7 @@ class LiveQuestions:
         tables = await self._planner.tables_of(asked.question)
         computation = self._open.get(asked.key)
         if computation is None or computation.failure is not None:
-            computation = Computation(asked, tables, self._planner, self._engine, self._watches)
+            computation = Computation(asked, tables, self._planner, self._engine, self._watches, self._spans)
             self._open[asked.key] = computation
         who = object()
         computation.join(who, min_interval_s)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from millrace.arrow.types import canonical_schema, normalise
 from millrace.engine.sandbox import parse
 from millrace.errors import ResourceExists, TableNotFound, TableRecreated, WriterFenced
-from svc_transform.ports import InputRange, Inspection, Plan, Recipe, Report, TableFacts, Written
+from svc_transform.ports import InputRange, Inspection, Landed, Plan, Recipe, Report, TableFacts, Written
 
 
 @dataclass(slots=True)
@@ -59,14 +59,14 @@ class MemoryTables:
             self._changed.notify_all()
         return table.facts.version
 
-    async def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[int]:
+    async def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[Landed]:
         while True:
             now = self._table(table.name).facts
             if now.uid != table.uid:
                 raise TableRecreated(f"{table.name} is another table now")
             if now.version > after_version:
                 after_version = now.version
-                yield now.version
+                yield Landed(now.version)
             async with self._changed:
                 if self._table(table.name).facts.version <= after_version:
                     await self._changed.wait()

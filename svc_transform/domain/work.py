@@ -23,6 +23,7 @@ from svc_transform.ports import (
     Reports,
     RunLog,
     Runs,
+    Spans,
     TableFacts,
     Tables,
     Written,
@@ -67,8 +68,11 @@ class Manager:
 class Worker:
     """Runs one recipe whenever its inputs moved, for as long as it holds the lease."""
 
-    def __init__(self, runner: Runner, tables: Tables, leases: Leases, reports: Reports, runs: Runs) -> None:
+    def __init__(
+        self, runner: Runner, tables: Tables, leases: Leases, reports: Reports, runs: Runs, spans: Spans
+    ) -> None:
         self._runner, self._tables, self._leases, self._reports, self._runs = runner, tables, leases, reports, runs
+        self._spans = spans
 
     async def keep(self, recipe: Recipe) -> None:
         """Until cancelled: takes the lease, works, takes it again when it was lost."""
@@ -89,17 +93,18 @@ class Worker:
         asked = _Asked()
         listening = asyncio.create_task(asked.collect(self._runs.requested(recipe, held.epoch)))
         try:
-            attempt = 0
+            attempt, causes = 0, list[str]()
             while True:
                 if recipe.paused:
                     await self._reports.report(
                         recipe, Report(state="PAUSED", cause="paused in its spec", epoch=held.epoch)
                     )
                     await listening
-                done = await self._once(recipe, held, asked.next())
+                with self._spans.caused(recipe.name, causes):
+                    done = await self._once(recipe, held, asked.next())
                 if isinstance(done, Outcome):
                     attempt = 0
-                    await self._until_due(recipe, done, asked)
+                    causes = await self._until_due(recipe, done, asked)
                 else:
                     await asyncio.sleep(await self._failed(recipe, held, attempt, done))
                     attempt += 1
@@ -151,16 +156,17 @@ class Worker:
         await self._reports.report(recipe, Report(state="BACKING_OFF", cause=cause, pause_s=pause, epoch=held.epoch))
         return pause
 
-    async def _until_due(self, recipe: Recipe, before: Outcome, asked: _Asked) -> None:
-        """Until an input that counts has moved (and the recipe's delay has passed), or a run was asked for."""
+    async def _until_due(self, recipe: Recipe, before: Outcome, asked: _Asked) -> list[str]:
+        """Until an input that counts has moved (and the recipe's delay has passed), or a run was asked for. The trace contexts of
+        what moved."""
         counting = [
             table
             for table in before.inputs
             if not before.judged.append_safe or table.name == recipe.driving_table or len(before.inputs) == 1
         ]
-        moved = asyncio.Event()
+        moved, causes = asyncio.Event(), list[str]()
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._watch(recipe, table, before, moved)) for table in counting
+            asyncio.create_task(self._watch(recipe, table, before, moved, causes)) for table in counting
         ]
         tasks += [asyncio.create_task(asked.some.wait()), asyncio.create_task(moved.wait())]
         try:
@@ -172,13 +178,17 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        return causes
 
-    async def _watch(self, recipe: Recipe, table: TableFacts, before: Outcome, moved: asyncio.Event) -> None:
+    async def _watch(
+        self, recipe: Recipe, table: TableFacts, before: Outcome, moved: asyncio.Event, causes: list[str]
+    ) -> None:
         """Sets `moved` once there is something behind what the last run read, or the table is another one."""
         after = int(before.position.get(f"{table.name}@{table.uid}", -1))
         try:
-            async for version in self._tables.changes(table, after_version=after, reader=recipe.lease):
-                if version > after:
+            async for landed in self._tables.changes(table, after_version=after, reader=recipe.lease):
+                if landed.version > after:
+                    causes.append(landed.trace_context)
                     break
         except MillraceError as error:
             _log.info("%s: %s", recipe.name, error.message)

@@ -15,7 +15,7 @@ from millrace.server.identity import as_service
 from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import pipeline_pb2
 from millrace.wire.schema import schema_from_proto, schema_to_proto
-from svc_transform.ports import TableFacts
+from svc_transform.ports import Landed, TableFacts
 
 READER_MOVES_S = 5.0
 """A reader's position is told at most this often; retention only needs to know it roughly."""
@@ -78,7 +78,7 @@ class StorageTables:
         )
         return await self._create(definition)
 
-    async def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[int]:
+    async def changes(self, table: TableFacts, *, after_version: int, reader: str) -> AsyncIterator[Landed]:
         request = storage_pb2.WatchTableRequest(
             table=table.name, table_uid=table.uid, data_changes_only=True, coalesce=True
         )
@@ -87,7 +87,7 @@ class StorageTables:
         async with aclosing(watch_table(self._connection, request)) as events:
             async for event in events:
                 if isinstance(event, storage_pb2.TableVersion):
-                    yield event.number
+                    yield Landed(event.number, event.trace_context)
                 elif isinstance(event, storage_pb2.TableDeleted):
                     return
 

@@ -110,7 +110,7 @@ async def analysis(tmp_path: Path) -> AsyncIterator[Analysis]:
     await files.append(T, rows(120))
 
     async def compose(settings: Settings, runtime: Runtime) -> Composition:
-        return assemble(settings, tables, str(tmp_path / "spill"))
+        return assemble(settings, tables, str(tmp_path / "spill"), runtime.telemetry)
 
     spec = ServiceSpec(name="analysis", settings=Settings.from_env, compose=compose)
     async with running(spec, {"MILLRACE_ANALYSIS_MEMORY_MB": "200"}, home=tmp_path) as served:

@@ -16,6 +16,7 @@ from millrace.analysis.v1 import analysis_pb2_grpc as pb_grpc
 from millrace.analysis.v1 import statistics_pb2
 from millrace.client.status import from_status
 from millrace.engine.memory import MemoryFiles
+from millrace.server.telemetry import start_telemetry
 from svc_analysis.__main__ import assemble
 from svc_analysis.adapters.memory import MemoryTables
 from svc_analysis.config import Settings
@@ -40,7 +41,7 @@ def grpc_servicer(folder: Path) -> Callable[[], Awaitable[object]]:
         await files.create(T, SCHEMA, "ts")
         await files.append(T, rows(120))
         settings = Settings.from_env({"MILLRACE_ANALYSIS_MEMORY_MB": "200"})
-        composition = assemble(settings, MemoryTables(files), str(folder))
+        composition = assemble(settings, MemoryTables(files), str(folder), start_telemetry("analysis"))
         return composition.servicers[0][1]
 
     return make

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.server import logs, names
-from millrace.server.telemetry import start_telemetry
+from millrace.server.telemetry import start_telemetry, trace_id, traceparent
 from millrace.server.testing import Served, running
 from millrace.storage.v1 import storage_pb2 as pb
 from millrace.storage.v1 import storage_pb2_grpc as pb_grpc
@@ -251,3 +251,15 @@ async def test_a_call_is_one_line_with_its_trace_and_never_with_secrets(watched:
     assert (line["rpc.method"], line["code"], line["reason"]) == (PREFIX + "GetTable", "INTERNAL", "UNEXPECTED")
     assert line["trace_id"] == f"{span.context.trace_id:032x}"
     assert all("local-token" not in json.dumps(one) for one in logged())
+
+
+def test_background_work_is_linked_to_its_causes_in_a_trace_of_its_own() -> None:
+    spans = InMemorySpanExporter()
+    telemetry = start_telemetry("transform", span_processor=SimpleSpanProcessor(spans))
+    with telemetry.tracer.start_as_current_span("append"):
+        cause = traceparent()
+        with telemetry.caused("a run", [cause, "", "not one"]):
+            assert trace_id() not in cause
+    run, append = spans.get_finished_spans()
+    assert run.parent is None
+    assert [link.context.span_id for link in run.links] == [append.context.span_id]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 from millrace import errors
 from svc_storage.adapters.memory.backend import MemoryBackend
@@ -22,7 +27,7 @@ from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.ports import Backend, Clock, ControlStore, Proposal, RequestMark, TableRow, Version
-from tests.contract.storage.backends import NAME, SCHEMA, Nobody, WallClock
+from tests.contract.storage.backends import BACKENDS, NAME, SCHEMA, Nobody, WallClock
 
 TTL_MS = 5_000
 
@@ -113,7 +118,6 @@ class Place:
     policy: Policy = field(
         default_factory=lambda: Policy(checkpoint_every=10, trim_every_us=0, keep_log_us=0, keep_versions=20)
     )
-    wrap: Callable[[Backend], Backend] = lambda backend: backend
 
     async def replica(self, name: str, backend: Backend | None = None) -> Replica:
         made = Replica(name, backend or self.backend, self.control, self.network, policy=self.policy, clock=self.clock)
@@ -138,5 +142,21 @@ async def two(place: Place) -> AsyncIterator[tuple[Replica, Replica]]:
                 await one.close()
 
 
-def memory() -> Place:
-    return Place(MemoryBackend(shared=True), MemoryControl())
+@asynccontextmanager
+async def _memory(folder: Path, pool: Executor) -> AsyncIterator[Backend]:
+    yield MemoryBackend(shared=True)
+
+
+_PLACES = {**BACKENDS, "memory": _memory}
+SHARED = [name for name in os.environ.get("TEST_BACKENDS", "memory,s3").split(",") if name in _PLACES]
+"""As the contract suite's: `TEST_BACKENDS=cassandra`. A backend that one process owns is skipped."""
+
+
+@asynccontextmanager
+async def shared(name: str, folder: Path) -> AsyncIterator[Place]:
+    pool = ThreadPoolExecutor(8)
+    async with _PLACES[name](folder, pool) as backend:
+        if not backend.shared:
+            pytest.skip("one process owns this store")
+        yield Place(backend, MemoryControl())
+    pool.shutdown()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from millrace import errors
-from svc_storage.domain import landing
+from svc_storage.adapters.delta import log as delta_log
+from svc_storage.domain import compaction, landing
 from svc_storage.domain.appending import AppendStream
-from svc_storage.ports import Commit, CommitKind, Version
+from svc_storage.ports import Commit, CommitKind, RequestMark, Version
 from tests.contract.storage.backends import NAME, ids, incoming
-from tests.integration.fleet.replicas import Place, Replica, memory, two
+from tests.integration.fleet.replicas import SHARED, Place, Replica, shared, two
 
 
-@pytest.fixture
-async def place() -> Place:
-    return memory()
+@pytest.fixture(params=SHARED)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    async with shared(request.param, tmp_path) as found:
+        yield found
 
 
 async def send(stream: AppendStream, start: int, *counts: int) -> int:
@@ -177,7 +181,10 @@ async def test_a_stream_that_moved_to_another_replica_goes_on(place: Place) -> N
         assert ids(await b.table()) == list(range(15))
 
 
-async def test_one_that_slept_longer_than_the_log_is_kept_starts_again(place: Place) -> None:
+async def test_one_that_slept_longer_than_the_log_is_kept_starts_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_log, "LOOK_FOR_GAPS_S", 0.0)  # an hour's sleep is longer
     async with two(place) as (a, b):
         sleeper = await b.table()
         stream = await a.open()
@@ -194,8 +201,6 @@ async def test_one_that_slept_longer_than_the_log_is_kept_starts_again(place: Pl
 
 
 async def test_definitions_and_deletions_of_others_rule_open_tables(place: Place) -> None:
-    from svc_storage.ports import RequestMark
-
     async with two(place) as (a, b):
         there = await b.table()
         state = await a.tables.get(NAME)
@@ -210,8 +215,6 @@ async def test_definitions_and_deletions_of_others_rule_open_tables(place: Place
 
 
 async def test_two_compactors_and_an_appender_keep_the_keys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svc_storage.domain import compaction
-
     monkeypatch.setattr(compaction, "FAN_IN", 4)
     async with two(place) as (a, b):
 

@@ -59,12 +59,13 @@ class Forked:
 
 
 class Nursery:
-    """One per test run. `with Nursery() as nursery`."""
+    """One per test run, for any thread. `with Nursery() as nursery`."""
 
     def __init__(self) -> None:
         self.ended: dict[int, int] = {}
         self._born: dict[int, int] = {}
         self._changed = threading.Condition()
+        self._asking = threading.Lock()
         self._count = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.nursery"],
@@ -82,17 +83,20 @@ class Nursery:
 
     def run(self, module: str, arguments: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[int, str, str]:
         """`python -m module …` to its end: code, output, errors. `folder`: where what it says is kept. Raises TimeoutError after 100 s."""
-        out, err = folder / f"said-{self._count}.out", folder / f"said-{self._count}.err"
+        with self._asking:
+            out, err = (folder / f"said-{len(list(folder.glob('said-*')))}.{kind}" for kind in ("out", "err"))
+            out.touch()
         wanted = {"module": module, "arguments": list(arguments), "env": dict(env), "log": str(out), "errors": str(err)}
         code = self._start(wanted).wait(100)
         return code, out.read_text(), err.read_text()
 
     def _start(self, wanted: Mapping[str, Any]) -> Forked:
-        self._count += 1
-        number = self._count
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**wanted, "number": number}) + "\n")
-        self._process.stdin.flush()
+        with self._asking:
+            self._count += 1
+            number = self._count
+            self._process.stdin.write(json.dumps({**wanted, "number": number}) + "\n")
+            self._process.stdin.flush()
         with self._changed:
             if not self._changed.wait_for(lambda: number in self._born, timeout=60):
                 raise TimeoutError("the nursery does not answer")

@@ -41,7 +41,14 @@ POINTS: Mapping[str, tuple[str, ...]] = {
         "transform.after_batch",
     ),
 }
-"""Every durable step has one before and one after it. tests/chaos/test_plan.py compares this with the source."""
+"""Every durable step has one before and one after it. tests/chaos/test_harness.py compares this with the source."""
+
+OF_THE_CONTROL_LOG = (
+    "storage.before_control_snapshot",
+    "storage.after_control_snapshot",
+    "storage.after_control_trim",
+)
+"""Met once in a thousand changes of a catalog that several replicas share: test_control_kill.py has them met more often."""
 
 ONCE = frozenset(
     {

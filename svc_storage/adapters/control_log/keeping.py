@@ -25,7 +25,12 @@ class KeepingPolicy:
     entries: int = 1_000
     at_most: int = 20_000
     trim_after_s: float = 3_600.0
-    """Seen for so long by the one that trims. Far above `SAFE_S`: see `replica.py`."""
+    """Seen for so long by the one that trims. The same for all replicas."""
+
+    @property
+    def silence_s(self) -> float:
+        """What a replica may not have talked with the log for before it doubts it: see `replica.py`."""
+        return self.trim_after_s / 12
 
 
 class Keeping:

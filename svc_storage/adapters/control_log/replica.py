@@ -1,8 +1,9 @@
 """One replica's copy of the state, and its place in the log: catching up, putting the next entry, starting over from a snapshot.
 
 Whoever was silent for long (stopped, partitioned) may face a log that was trimmed beyond its place; a free number there means nothing.
-So what the log said counts only if the last talk with it began less than SAFE_S before the answer; else snapshots are looked at first,
-of which there is always one above whatever was trimmed. Entries are trimmed an hour after they were seen (`keeping.py`).
+So what the log said counts only if the last talk with it began at most `silence_s` before the answer; else snapshots are looked at
+first, of which there is always one above whatever was trimmed. Entries are trimmed an hour after they were seen (`keeping.py`), twelve
+times as late.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from svc_storage.adapters.control_log.entries import Entries
 from svc_storage.adapters.control_log.state import Operation, State
 from svc_storage.ports import ControlNews
 
-SAFE_S = 300.0
 READ_AHEAD = 64
 TRIES = 3
 _LARGE_BYTES = 256 << 10
@@ -37,9 +37,14 @@ class Replica:
     """Used by one task at a time. Between its calls `state` holds exactly the entries up to `head`, plus what the caller is trying."""
 
     def __init__(
-        self, entries: Entries, tell: Callable[[ControlNews], None], *, clock: Callable[[], Stamp] = now
+        self,
+        entries: Entries,
+        tell: Callable[[ControlNews], None],
+        *,
+        silence_s: float,
+        clock: Callable[[], Stamp] = now,
     ) -> None:
-        self._entries, self._tell, self._clock = entries, tell, clock
+        self._entries, self._tell, self._silence_s, self._clock = entries, tell, silence_s, clock
         self.state = State()
         self.head = 0
         self.snapshot = 0  # the newest known
@@ -100,7 +105,7 @@ class Replica:
         self.head += 1
         self.bytes_since += len(data)
         rising = self._clock()[0]
-        if not self.ages or rising - self.ages[-1][0] >= 60:
+        if not self.ages or rising - self.ages[-1][0] >= self._silence_s / 5:
             self.ages.append((rising, self.head))
         self._tell(news)
 
@@ -111,9 +116,9 @@ class Replica:
         n, data = self.head + 1, encode_entry(self.state.done, os.urandom(ID_BYTES))
         try:
             started = self._clock()
-            failpoint("storage.before_control_put")
+            failpoint("storage.before_catalog_commit")
             there = await self._put(n, data)
-            failpoint("storage.after_control_put")
+            failpoint("storage.after_catalog_commit")
             late = self._silent_for_long()
             if there is None and (not late or await self._stands(n, data)):
                 self._talked = self._talked if late else started
@@ -162,7 +167,7 @@ class Replica:
         return found[0] == data and len(found) == 2
 
     def _silent_for_long(self) -> bool:
-        return max(a - b for a, b in zip(self._clock(), self._talked, strict=True)) > SAFE_S
+        return max(a - b for a, b in zip(self._clock(), self._talked, strict=True)) > self._silence_s
 
 
 def _thawed(n: int, data: bytes) -> State:

@@ -51,7 +51,7 @@ class LogControl:
 
     def __init__(self, entries: Entries, policy: KeepingPolicy, clock: Callable[[], Stamp]) -> None:
         self._entries = entries
-        self._replica = Replica(entries, self._told, clock=clock)
+        self._replica = Replica(entries, self._told, silence_s=policy.silence_s, clock=clock)
         self._keeping = Keeping(entries, policy, rising=lambda: clock()[0])
         self._queue: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None

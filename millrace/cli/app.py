@@ -33,7 +33,9 @@ COMMANDS: dict[str, Entry] = {
     "delete": Entry("delete", "Delete a table, source, transform, dashboard or pipeline.", "Declare"),
     "load": Entry("load", "Append a CSV, JSON lines or Parquet file to a table, exactly once.", "Rows"),
     "query": Entry("query", "Ask one SELECT.", "Rows"),
+    "lookup": Entry("lookup", "Show the rows of some primary keys.", "Rows"),
     "watch": Entry("watch", "Follow a table's versions as they land.", "Rows"),
+    "storage": Entry("storage", "Keep tables small, true and lawful: compact, expire, restore, erase, check.", "Rows"),
     "dead-letters": Entry("dead_letters", "Show the rows that broke a table's contract.", "Rows"),
 }
 

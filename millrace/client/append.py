@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import grpc
 import pyarrow as pa
@@ -25,7 +25,7 @@ from millrace.client.channel import Connection
 from millrace.client.evolve import ColumnWish, missing, unknown_columns, without_nothing
 from millrace.client.ledger import Held, Ledger, Reread
 from millrace.client.resume import Backoff, resumable
-from millrace.storage.v1 import frames_pb2, storage_pb2, storage_pb2_grpc
+from millrace.storage.v1 import frames_pb2, merge_pb2, storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from millrace.wire.batch import codec_of
 from millrace.wire.schema import schema_from_proto
@@ -36,6 +36,8 @@ _MAX_OPENS_WITHOUT_ACK = 20
 _MAX_SUPERSEDED = 3
 _MAX_CONFLICTS = 20
 
+Frame: TypeAlias = storage_pb2.AppendRowsRequest | merge_pb2.MergeRowsRequest
+Answer: TypeAlias = storage_pb2.AppendRowsResponse | merge_pb2.MergeRowsResponse
 CommitHook = Callable[[frames_pb2.Committed], None]
 
 
@@ -59,6 +61,9 @@ class AppendOptions:
     tries: int = 10
     evolve: bool = False
     """Columns that the rows have and the table lacks are added to it, nullable, before the rows; else they are SchemaMismatch."""
+    op_column: str | None = None
+    """None: rows are appended. Else they are merged by the table's primary key, and this column of theirs says UPSERT or DELETE; "": all
+    are UPSERT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,15 @@ class Opened:
 
 @dataclass(slots=True)
 class Totals:
-    """What storage said since the writer was opened. `version`: of the last commit."""
+    """What storage said since the writer was opened. `version`: of the last commit. Of a merge, `rows_updated` of the rows written
+    replaced one; `rows_ignored` were older than what is there, or deleted nothing."""
 
     rows_written: int = 0
     rows_dead_lettered: int = 0
     rows_duplicate: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    rows_ignored: int = 0
     version: int = 0
     commits: int = 0
     reopened: int = 0
@@ -91,7 +100,10 @@ class Appender:
 
     def __init__(self, connection: Connection, options: AppendOptions, *, on_commit: CommitHook | None = None) -> None:
         self._connection, self._options, self._on_commit = connection, options, on_commit
-        self._stub = storage_pb2_grpc.StorageServiceStub(connection.channel)
+        stub = storage_pb2_grpc.StorageServiceStub(connection.channel)
+        merges = options.op_column is not None
+        self._method: Any = stub.MergeRows if merges else stub.AppendRows
+        self._frame: type[Frame] = merge_pb2.MergeRowsRequest if merges else storage_pb2.AppendRowsRequest
         self._ledger = Ledger()
         self._totals = Totals()
         self._epoch = options.epoch
@@ -325,7 +337,7 @@ class Appender:
 
     async def _stream(self) -> None:
         """One stream from `open` to its end. Raises why it ended, returns after `done`."""
-        call = self._stub.AppendRows(metadata=self._connection.metadata(self._options.table))
+        call = self._method(metadata=self._connection.metadata(self._options.table))
         sender: asyncio.Task[None] | None = None
         try:
             await self._open_on(call)
@@ -342,7 +354,7 @@ class Appender:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     # Why the stream ended is what reading says.
-                    await status.raising(call.write(storage_pb2.AppendRowsRequest(open=self._open_frame())))
+                    await status.raising(call.write(self._open_frame()))
                 answer = await self._read(call)
         except TimeoutError as error:
             raise status.Unreachable(f"`opened` did not come in {OPEN_TIMEOUT_S} s") from error
@@ -353,19 +365,19 @@ class Appender:
         self._opens_without_ack += bool(len(self._ledger))  # a refused connection says nothing about the rows
         await self._take_opened(answer.opened)
 
-    def _open_frame(self) -> storage_pb2.AppendOpen:
+    def _open_frame(self) -> Frame:
         options = self._options
-        frame = storage_pb2.AppendOpen(
-            table=options.table,
-            table_uid=self._opened.table_uid if self._opened else options.table_uid,
-            writer_id=options.writer_id,
-            epoch=self._epoch,
-            lease=options.lease,
-            on_bad_row=types_pb2.ON_BAD_ROW_DEAD_LETTER if options.dead_letter else types_pb2.ON_BAD_ROW_FAIL,
-            validate_only=options.validate_only,
-        )
+        frame = self._frame()
+        wish: storage_pb2.AppendOpen | merge_pb2.MergeOpen = frame.open
+        wish.table, wish.writer_id = options.table, options.writer_id
+        wish.epoch, wish.lease = self._epoch, options.lease
+        wish.table_uid = self._opened.table_uid if self._opened else options.table_uid
+        wish.on_bad_row = types_pb2.ON_BAD_ROW_DEAD_LETTER if options.dead_letter else types_pb2.ON_BAD_ROW_FAIL
+        wish.validate_only = options.validate_only
+        if isinstance(wish, merge_pb2.MergeOpen):
+            wish.op_column = options.op_column or ""
         if options.commit_interval_s is not None:
-            frame.commit_interval.FromMicroseconds(round(options.commit_interval_s * 1e6))
+            wish.commit_interval.FromMicroseconds(round(options.commit_interval_s * 1e6))
         return frame
 
     async def _take_opened(self, opened: frames_pb2.AppendOpened) -> None:
@@ -413,23 +425,23 @@ class Appender:
                     await status.raising(call.done_writing())
                     return
 
-    async def _next_frame(self) -> storage_pb2.AppendRowsRequest:
+    async def _next_frame(self) -> Frame:
         async with self._changed:
             held: Held | None = None
             while (held := self._ledger.to_send()) is None:
                 if self._ledger.all_sent and self._wish is not None and not self._wish_sent:
                     self._wish_sent = True
-                    return storage_pb2.AppendRowsRequest(schema_change=missing(self._wish, self._schema))
+                    return self._frame(schema_change=missing(self._wish, self._schema))
                 if self._ledger.all_sent and self._finishing:
-                    return storage_pb2.AppendRowsRequest(finish=frames_pb2.Finish())
+                    return self._frame(finish=frames_pb2.Finish())
                 if self._ledger.all_sent and self._flushes_sent < self._flushes_wanted:
                     self._flushes_sent = self._flushes_wanted
-                    return storage_pb2.AppendRowsRequest(flush=frames_pb2.Flush())
+                    return self._frame(flush=frames_pb2.Flush())
                 await self._changed.wait()
             if not self._ledger.in_flight:
                 self._last_ack = time.monotonic()
             self._ledger.sent(held)
-            return storage_pb2.AppendRowsRequest(batch=held.batch)
+            return self._frame(batch=held.batch)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
     async def _receive(self, call: Any) -> None:
@@ -459,6 +471,9 @@ class Appender:
         totals.rows_written += committed.rows_written
         totals.rows_dead_lettered += committed.rows_dead_lettered
         totals.rows_duplicate += committed.rows_duplicate
+        totals.rows_updated += committed.rows_updated
+        totals.rows_deleted += committed.rows_deleted
+        totals.rows_ignored += committed.rows_ignored
         totals.version, totals.commits = committed.version, totals.commits + 1
         async with self._changed:
             self._ledger.acknowledge(
@@ -481,16 +496,16 @@ class Appender:
             self._done = True
             self._changed.notify_all()
 
-    async def _read(self, call: Any) -> storage_pb2.AppendRowsResponse:
+    async def _read(self, call: Any) -> Answer:
         answer = await status.raising(call.read())
         if answer is grpc.aio.EOF:
             raise status.Unreachable("the stream ended without `done`", metadata={"grpc_code": "OK"})
-        assert isinstance(answer, storage_pb2.AppendRowsResponse)
+        assert isinstance(answer, storage_pb2.AppendRowsResponse | merge_pb2.MergeRowsResponse)
         if answer.WhichOneof("message") == "error":
             raise status.in_band(answer.error)
         return answer
 
-    async def _read_before_deadlines(self, call: Any) -> storage_pb2.AppendRowsResponse:
+    async def _read_before_deadlines(self, call: Any) -> Answer:
         """The next answer. Raises Unreachable when acknowledgements are overdue, or nothing at all came for a minute."""
         began = time.monotonic()
         reading = asyncio.ensure_future(self._read(call))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pyarrow as pa
 
 from millrace.client.append import Opened, Totals
+from millrace.client.blocking_maintenance import BlockingMaintenance
 from millrace.client.endpoints import Endpoints
+from millrace.client.lookup import Found, Keys
 from millrace.client.rows import Result, Rows
 from millrace.client.session import Client, Question
 from millrace.client.subscribe import Frame
@@ -189,8 +191,41 @@ class BlockingTable:
     def append(self, rows: Rows, *, writer_id: str = "", dead_letter: bool = False, evolve: bool = False) -> Totals:
         return self._loop.run(self._table.append(rows, writer_id=writer_id, dead_letter=dead_letter, evolve=evolve))
 
+    def merger(
+        self,
+        writer_id: str = "",
+        *,
+        op_column: str = "",
+        dead_letter: bool = False,
+        commit_interval_s: float | None = None,
+        tries: int = 10,
+    ) -> BlockingWriter:
+        async def make() -> Writer:
+            return self._table.merger(
+                writer_id,
+                op_column=op_column,
+                dead_letter=dead_letter,
+                commit_interval_s=commit_interval_s,
+                tries=tries,
+            )
+
+        return BlockingWriter(self._loop, self._loop.run(make()))
+
+    def merge(self, rows: Rows, *, op_column: str = "", writer_id: str = "", dead_letter: bool = False) -> Totals:
+        merged = self._table.merge(rows, op_column=op_column, writer_id=writer_id, dead_letter=dead_letter)
+        return self._loop.run(merged)
+
+    def lookup(
+        self, keys: Keys, *, columns: Sequence[str] = (), version: int | None = None, as_of: dt.datetime | None = None
+    ) -> Found:
+        return self._loop.run(self._table.lookup(keys, columns=columns, version=version, as_of=as_of))
+
     def watch(self, *, after_version: int | None = None, data_changes_only: bool = True) -> Iterator[Version]:
         return self._loop.each(self._table.watch(after_version=after_version, data_changes_only=data_changes_only))
+
+    @property
+    def maintenance(self) -> BlockingMaintenance:
+        return BlockingMaintenance(self._loop, self._table.maintenance)
 
     def info(self) -> storage_pb2.Table:
         return self._loop.run(self._table.info())
@@ -236,6 +271,7 @@ class BlockingClient:
         primary_key: Sequence[str] = (),
         rules: Sequence[storage_pb2.ColumnRule] = (),
         description: str = "",
+        sequence_column: str = "",
     ) -> BlockingTable:
         made = self._client.create_table(
             name,
@@ -244,6 +280,7 @@ class BlockingClient:
             primary_key=primary_key,
             rules=rules,
             description=description,
+            sequence_column=sequence_column,
         )
         return BlockingTable(self._loop, self._loop.run(made))
 

@@ -76,6 +76,7 @@ class Client:
         primary_key: Sequence[str] = (),
         rules: Sequence[storage_pb2.ColumnRule] = (),
         description: str = "",
+        sequence_column: str = "",
     ) -> Table:
         """`columns`: an Arrow schema or name -> type name ("int64", "timestamp[UTC]", "string?").
 
@@ -88,6 +89,7 @@ class Client:
             primary_key=primary_key,
             rules=rules,
             description=description,
+            sequence_column=sequence_column,
         )
         return self.table(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import pyarrow as pa
 
+from millrace import errors
 from millrace.arrow.conform import conform
 from millrace.arrow.names import parse_type
 from millrace.client.append import Appender, AppendOptions, Opened, Totals
 from millrace.client.channel import Connection, call
 from millrace.client.evolve import without_nothing
+from millrace.client.lookup import Found, KeyColumns, Keys, key_columns, lookup
 from millrace.client.read import TableRead
 from millrace.client.resources import new_request_id
 from millrace.client.rows import Result, Rows, batches_of, raw_batches_of
@@ -180,6 +183,7 @@ class Table:
 
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
+        self._key: KeyColumns | None = None  # asked for once
         self.name = name
 
     def read(
@@ -244,6 +248,54 @@ class Table:
             await writer.append(rows)
             return await writer.finish()
 
+    def merger(
+        self,
+        writer_id: str = "",
+        *,
+        op_column: str = "",
+        dead_letter: bool = False,
+        commit_interval_s: float | None = None,
+        tries: int = 10,
+    ) -> Writer:
+        """A writer whose rows replace those of the same primary key. `op_column`: the column of the rows that says UPSERT or DELETE (the
+        table need not have it); empty: all are UPSERT. Commits come every 10 s unless `commit_interval_s` says otherwise."""
+        options = AppendOptions(
+            table=self.name,
+            writer_id=writer_id or f"client/{uuid.uuid4().hex}",
+            dead_letter=dead_letter,
+            commit_interval_s=commit_interval_s,
+            tries=tries,
+            op_column=op_column,
+        )
+        return Writer(Appender(self._connection, options))
+
+    async def merge(self, rows: Rows, *, op_column: str = "", writer_id: str = "", dead_letter: bool = False) -> Totals:
+        """Merges all of `rows` by the table's primary key, exactly once; returns when they are durable. `op_column` as in `merger`.
+
+        Raises NoPrimaryKey, WriterModeConflict (the table is being appended to)."""
+        async with self.merger(writer_id, op_column=op_column, dead_letter=dead_letter) as writer:
+            await writer.append(rows)
+            return await writer.finish()
+
+    async def lookup(
+        self,
+        keys: Keys,
+        *,
+        columns: Sequence[str] = (),
+        version: int | None = None,
+        as_of: dt.datetime | None = None,
+    ) -> Found:
+        """The rows of these primary keys, at the newest version, at `version`, or at that of `as_of`; any number of keys, 1,000 a call.
+
+        Raises NoPrimaryKey, ResultTooLarge, VersionExpired."""
+        if self._key is not None:
+            with contextlib.suppress(errors.TableRecreated, errors.SchemaMismatch):  # it may have another key by now
+                return await lookup(
+                    self._connection, self.name, self._key, keys, columns=columns, version=version, as_of=as_of
+                )
+        self._key = await key_columns(self._connection, self.name)
+        return await lookup(self._connection, self.name, self._key, keys, columns=columns, version=version, as_of=as_of)
+
     async def watch(
         self, *, after_version: int | None = None, data_changes_only: bool = True
     ) -> AsyncGenerator[Version, None]:
@@ -297,6 +349,7 @@ async def create_table(
     primary_key: Sequence[str] = (),
     rules: Sequence[storage_pb2.ColumnRule] = (),
     description: str = "",
+    sequence_column: str = "",
 ) -> storage_pb2.Table:
     """Raises ResourceExists, UnsupportedType, FieldInvalid."""
     table = storage_pb2.Table(
@@ -306,6 +359,7 @@ async def create_table(
         primary_key=primary_key,
         rules=rules,
         description=description,
+        sequence_column=sequence_column,
     )
     answer = await call(
         connection,

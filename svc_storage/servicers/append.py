@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from millrace import errors
@@ -55,6 +56,8 @@ class AppendRpcs:
     async def _tell(self, stream: AppendStream, context: Any, answer: Answer) -> None:
         while not stream.ended:
             ack = await stream.next_event(HEARTBEAT_S)
+            if ack is not None and ack.schema is not None:
+                ack = replace(ack, schema=columns_of(stream))
             if isinstance(ack, SchemaAccepted):
                 await context.write(answer(schema_accepted=schema_change.accepted(ack)))
             elif ack is not None:

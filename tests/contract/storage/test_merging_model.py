@@ -134,6 +134,7 @@ async def scenario(backend: str, script: list[Step], sequenced: bool) -> None:
 @pytest.mark.parametrize("backend", CHOSEN)
 def test_the_table_holds_what_a_dict_would(backend: str, sequenced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "FAN_IN", 3)
+
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(script=steps)
     def holds(script: list[Step]) -> None:

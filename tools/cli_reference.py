@@ -68,9 +68,17 @@ def common_options() -> str:
 
 
 def section(name: str) -> str:
-    """One command: usage, what it does, its own options."""
+    """One command; a group with its commands behind it."""
     command = app.get_command(click.Context(app, info_name="millrace"), name)
     assert command is not None
+    if not isinstance(command, click.Group):
+        return described(name, command)
+    parts = [described(f"{name} {own}", one).replace("## ", "### ", 1) for own, one in sorted(command.commands.items())]
+    return "\n\n".join([described(name, command), *parts])
+
+
+def described(name: str, command: click.Command) -> str:
+    """Usage, what it does, its own options."""
     ctx = context_of(name, command)
     usage = " ".join(command.collect_usage_pieces(ctx))
     help_text = inspect.cleandoc(command.help or "").replace("\b\n", "")

@@ -33,7 +33,7 @@ from millrace.client.resources import Resources, new_request_id
 from millrace.errors import MillraceError, Missing
 from millrace.extract.v1 import extract_pb2
 from millrace.pipeline.spec import Pipeline
-from millrace.storage.v1 import storage_pb2
+from millrace.storage.v1 import maintenance_pb2, storage_pb2
 from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import run_pb2, types_pb2
 from millrace.viz.v1 import viz_pb2
@@ -107,7 +107,8 @@ class Applier:
             self.tell(Applied("table", name, Outcome.CREATED))
             return
         columns = _evolved(name, found, wanted)
-        if columns == found.schema and _soft(found) == _soft(wanted):
+        same = _soft(found) == _soft(wanted) and found.retention == (_retention(found, wanted) or found.retention)
+        if columns == found.schema and same:
             self.tell(Applied("table", name, Outcome.UNCHANGED))
             return
         if not self.dry_run:
@@ -119,6 +120,7 @@ class Applier:
                 description=wanted.description,
                 rules=wanted.rules,
                 event_time_column=wanted.event_time_column,
+                retention=_retention(found, wanted),
             )
             update = storage_pb2.UpdateTableRequest(request_id=new_request_id(), table=changed)
             await self._put("storage", self.session.tables.UpdateTable, update, storage_pb2.UpdateTableResponse)
@@ -242,6 +244,12 @@ def _soft(table: storage_pb2.Table) -> tuple[object, ...]:
     """What an existing table may be given anew."""
     rules = sorted(rule.SerializeToString(deterministic=True) for rule in table.rules)
     return table.description, table.event_time_column, rules
+
+
+def _retention(found: storage_pb2.Table, wanted: storage_pb2.Table) -> maintenance_pb2.Retention | None:
+    """A file that says nothing about it leaves it as it is."""
+    given = wanted if wanted.HasField("retention") else found
+    return given.retention if given.HasField("retention") else None
 
 
 def _evolved(name: str, found: storage_pb2.Table, wanted: storage_pb2.Table) -> types_pb2.Schema:

@@ -20,6 +20,7 @@ from millrace.client.append import Appender, AppendOptions, Opened, Totals
 from millrace.client.channel import Connection, call
 from millrace.client.evolve import without_nothing
 from millrace.client.lookup import Found, KeyColumns, Keys, key_columns, lookup
+from millrace.client.maintenance import TableMaintenance
 from millrace.client.read import TableRead
 from millrace.client.resources import new_request_id
 from millrace.client.rows import Result, Rows, batches_of, raw_batches_of
@@ -313,6 +314,11 @@ class Table:
                     rows_removed=change.rows_removed,
                     commit_time=change.commit_time.ToDatetime(dt.UTC),
                 )
+
+    @property
+    def maintenance(self) -> TableMaintenance:
+        """Compaction, expiry, restore, erasure, checks; writers; retention."""
+        return TableMaintenance(self._connection, self.name)
 
     async def info(self) -> storage_pb2.Table:
         """Definition, newest version, counts. Raises TableNotFound."""

@@ -124,6 +124,8 @@ def _table(table: storage_pb2.Table) -> dict[str, object]:
     out["columns"] = {field.name: name_of(field.type, nullable=field.nullable) for field in schema}
     if table.rules:
         out["rules"] = {rule.column: _rule(rule) for rule in table.rules}
+    if table.HasField("retention"):
+        out["retention"] = plain(table.retention)
     return out
 
 

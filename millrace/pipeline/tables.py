@@ -8,17 +8,19 @@ import yaml
 from millrace.arrow.names import parse_type
 from millrace.errors import FieldInvalid, UnsupportedType
 from millrace.pipeline.document import Problems, entries, items, known_entries, nearest, scalar
+from millrace.pipeline.messages import fill
 from millrace.storage.v1 import storage_pb2
 from millrace.types.v1 import types_pb2
 from millrace.wire.schema import field_to_proto, type_from_proto
 from millrace.wire.values import value_to_proto
 
-_KEYS = ("columns", "event_time", "primary_key", "rules", "description")
+_KEYS = ("columns", "event_time", "primary_key", "rules", "description", "retention")
 _RULES = ("minimum", "maximum", "allowed")
 
 
 def read_table(name: str, node: yaml.Node, path: str, problems: Problems) -> storage_pb2.Table:
-    """The Table of `node`: `columns` by type name (`string?` may be NULL), `event_time`, `primary_key`, `rules`, `description`."""
+    """The Table of `node`: `columns` by type name (`string?` may be NULL), `event_time`, `primary_key`, `rules`,
+    `description`, `retention`."""
     table = storage_pb2.Table(name=name)
     said = known_entries(node, path, _KEYS, problems)
     if "columns" in said:
@@ -34,6 +36,9 @@ def read_table(name: str, node: yaml.Node, path: str, problems: Problems) -> sto
         table.description = scalar(said["description"][1], f"{path}.description", problems) or ""
     if "rules" in said:
         _read_rules(table, said["rules"][1], f"{path}.rules", columns, problems)
+    if "retention" in said:
+        fill(table.retention, said["retention"][1], f"{path}.retention", problems)
+        table.retention.SetInParent()
     return table
 
 

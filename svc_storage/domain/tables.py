@@ -7,6 +7,7 @@ removes the row; the folder goes a day later.
 from __future__ import annotations
 
 import contextlib
+import asyncio
 import json
 import secrets
 import uuid
@@ -79,7 +80,7 @@ class Tables:
     async def list(self, namespace: str, *, after_name: str, limit: int) -> Sequence[TableState]:
         """By name. A damaged table is in the list, without counts: `get` says what is wrong with it."""
         rows = await self._catalog.list_tables(namespace, after_name=after_name, limit=limit)
-        return [await self._listed(row) for row in rows]
+        return await asyncio.gather(*map(self._listed, rows))
 
     async def update(
         self, name: str, changed: TableDefinition, *, schema: pa.Schema | None, etag: str, request: RequestMark
@@ -149,6 +150,7 @@ class Tables:
         definition = TableDefinition.from_json(row.body)
         try:
             table = await self._opened.table(row.name, uid=row.uid)
+            await table.refresh()
         except (errors.TableNotFound, errors.TableRecreated):  # an outcome of a table that is gone since
             return _unopened(row, definition)
         head = table.versions.head

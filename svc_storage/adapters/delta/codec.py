@@ -10,10 +10,12 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, Schema
 
+from svc_storage.adapters.delta import features
 from svc_storage.domain.statistics import rows_in
 from svc_storage.ports import (
     BatchMark,
@@ -77,10 +79,12 @@ def creation(uid: str, time_us: int) -> CommitProperties:
 
 
 def decode_log_file(version: Version, text: bytes) -> Committed:
-    """One `_delta_log/N.json`. Raises ValueError when it is empty, not JSON, or ends after fewer lines than it was written with."""
+    """One `_delta_log/N.json`. Raises ValueError when it is empty, not JSON, or ends after fewer lines than it was written with;
+    BackendCapability when it takes more than this to read the table."""
     actions = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not actions:
         raise ValueError("empty log file")
+    features.check(actions)
     info: Mapping[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     adds = [action["add"] for action in actions if "add" in action]
     removes = [action["remove"] for action in actions if "remove" in action]
@@ -96,7 +100,7 @@ def decode_log_file(version: Version, text: bytes) -> Committed:
             kind=CommitKind(record["kind"]),
             time_us=record["time"],
             adds=tuple(_added(add, version) for add in adds),
-            removes=tuple(DataFile(remove["path"], remove.get("size") or 0, 0) for remove in removes),
+            removes=tuple(DataFile(unquote(remove["path"]), remove.get("size") or 0, 0) for remove in removes),
             writers={name: _writer_state(raw) for name, raw in record.get("writers", {}).items()},
             dead_letters=tuple(DeadLetterFile(raw[0], raw[1], raw[2], version) for raw in record.get("dead", ())),
             schema=schema_from_json(meta["schemaString"]) if meta else None,
@@ -180,7 +184,7 @@ def _writer_state(raw: list[Any]) -> WriterState:
 def _added(add: Mapping[str, Any], version: Version) -> DataFile:
     stats = add.get("stats") or "{}"
     level = int(found[1]) if (found := _LEVEL.match(add["path"])) else 0
-    return DataFile(add["path"], add["size"], rows_in(stats), level, version, add.get("modificationTime") or 0, stats)
+    return DataFile(unquote(add["path"]), add["size"], rows_in(stats), level, version, add.get("modificationTime") or 0, stats)
 
 
 def _guess(info: Mapping[str, Any], adds: list[Any], removes: list[Any], meta: Any) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def read(place: Place) -> LogTail:
         (created,) = _decoded(place, [0])
         if created.commit.schema is None:
             raise errors.ChecksumMismatch("version 0 has no schema")
-        base = Snapshot(version=0, time_us=created.commit.time_us, schema=created.commit.schema)
+        files = {file.path: file for file in created.commit.adds}  # other programs make a table with its first rows
+        base = Snapshot(version=0, time_us=created.commit.time_us, schema=created.commit.schema, files=files)
     else:
         bases = [version for version in checkpoint.versions(place) if version >= first - 1]
         if not bases:

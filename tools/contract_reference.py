@@ -142,6 +142,7 @@ times are ISO 8601 with an offset. Sources that are not `continuous` are run onc
 | `primary_key` | a column or a list of columns that name a row; informative |
 | `rules` | column: `{minimum, maximum, allowed}`; what breaks one becomes a dead letter |
 | `description` | for people |
+| `retention` | `{keep_rows, exact, keep_versions}`: how long rows (by event time) and versions stay, as [here](../how-to/keep-less.md) |
 """
 ROOTS = {"Sources": "SourceSpec", "Transforms": "TransformSpec", "Dashboards": "DashboardSpec"}
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from millrace.server.testing import Served
-from millrace.storage.v1 import frames_pb2, leases_pb2, leases_pb2_grpc, maintenance_pb2, storage_pb2
+from millrace.server.runtime import ServiceSpec
+from millrace.server.testing import Served, running
+from millrace.storage.v1 import (
+    frames_pb2,
+    leases_pb2,
+    leases_pb2_grpc,
+    maintenance_pb2,
+    storage_pb2,
+    storage_pb2_grpc,
+)
 from millrace.types.v1 import run_pb2, types_pb2
 from millrace.wire.batch import batch_to_proto
+from svc_storage.__main__ import compose
+from svc_storage.config import Settings
 from tests.contract.storage.backends import NAME, rows
 from tests.contract.storage.test_served import fill, read, reason, served, storage
 
 __all__ = ["served", "storage"]
-pytestmark = pytest.mark.usefixtures("served")
 
 
 async def events(call: Any) -> list[run_pb2.RunEvent]:
@@ -186,3 +196,60 @@ async def test_writers_are_listed_and_forgotten(storage: Any) -> None:
     opened = (await call.read()).opened
     assert (opened.epoch, opened.next_offset) == (epoch + 1, 15)
     call.cancel()
+
+
+async def faults(storage: Any, id: str) -> list[tuple[str, str]]:
+    checked = await events(storage.CheckTable(maintenance_pb2.CheckTableRequest(table=NAME, request_id=id)))
+    assert not report(checked).verified
+    return [(event.fault.code, event.fault.path) for event in of("fault", checked)]
+
+
+async def test_damage_on_the_disk_is_named_while_the_service_runs(storage: Any, home: Path) -> None:
+    await fill(storage, 10)
+    await more(storage, 10, 10)
+    await more(storage, 20, 10)
+    uid = (await storage.GetTable(storage_pb2.GetTableRequest(name=NAME))).table.uid
+    folder = home / "data" / "tables" / uid
+    cut, empty = sorted(folder.glob("l0-*.parquet"))[:2]
+    for path, size in ((cut, cut.stat().st_size // 2), (empty, 0)):
+        path.chmod(0o644)
+        with path.open("r+b") as file:
+            file.truncate(size)
+    assert sorted(await faults(storage, "a")) == sorted([("FILE_DAMAGED", cut.name), ("FILE_DAMAGED", empty.name)])
+    (folder / "_delta_log" / f"{2:020d}.json").unlink()
+    assert ("LOG_DAMAGED", "") in await faults(storage, "b") or ("LOG_GAP", "") in await faults(storage, "c")
+
+
+async def test_a_table_that_cannot_be_opened_is_checked_and_others_go_on(home: Path, tmp_path: Path) -> None:
+    spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
+    env = {"MILLRACE_HOME": str(tmp_path / "own")}
+    async with running(spec, env) as first:
+        stub = storage_pb2_grpc.StorageServiceStub(first.channel())
+        await fill(stub, 10)
+        await more(stub, 10, 10)
+        uid = (await stub.GetTable(storage_pb2.GetTableRequest(name=NAME))).table.uid
+    (tmp_path / "own" / "data" / "tables" / uid / "_delta_log" / f"{2:020d}.json").write_bytes(b"")
+    async with running(spec, env) as second:
+        stub = storage_pb2_grpc.StorageServiceStub(second.channel())
+        assert [code for code, _ in await faults(stub, "a")] == ["LOG_DAMAGED"]
+
+
+async def test_a_run_under_way_at_a_stop_goes_on_after_the_start(tmp_path: Path) -> None:
+    spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
+    env = {"MILLRACE_HOME": str(tmp_path / "own")}
+    request = maintenance_pb2.EraseRowsRequest(table=NAME, request_id="e", predicate=key(3))
+    async with running(spec, env) as first:
+        stub = storage_pb2_grpc.StorageServiceStub(first.channel())
+        await fill(stub, 10)
+        leases = leases_pb2_grpc.LeaseServiceStub(first.channel())
+        held = leases_pb2.AcquireLeaseRequest(request_id="l", name=f"maintenance/{NAME}", holder="another replica")
+        held.ttl.FromSeconds(5)
+        await leases.AcquireLease(held)
+        call = stub.EraseRows(request)
+        await call.read()
+        call.cancel()
+    async with running(spec, env) as second:
+        stub = storage_pb2_grpc.StorageServiceStub(second.channel())
+        found = await events(stub.EraseRows(request))
+        assert report(found).rows_erased == 1
+        assert await rows_now(stub) == 9

@@ -91,11 +91,12 @@ class Pool:
         self._lock = threading.Lock()
         self._seats: OrderedDict[Key, Seat] = OrderedDict()
         self._taken_mb = 0
+        self._dropped: list[duckdb.DuckDBPyConnection | None] = []
 
     def take(self, tables: Tables, *, threads: int) -> Seat | None:
-        """A place for one result over `tables`; None while there is no memory for it. Give it back with `leave`."""
+        """A place for one result over `tables`; None while there is no memory for it. Give it back with `leave`. Not blocking: those that
+        had to go are closed by `close_dropped`."""
         key = key_of(tables, threads)
-        dropped: list[Seat] = []
         with self._lock:
             seat = self._seats.get(key) or Seat(key)
             if not seat.users:
@@ -113,10 +114,18 @@ class Pool:
             self._seats.move_to_end(key)
             idle = [old for old in self._seats.values() if not old.users]
             for old in idle[: max(0, len(self._seats) - self._limits.pool_size)]:
-                dropped.append(self._seats.pop(old.key))
-        for old in dropped:
-            _close(old)
+                self._dropped.append(self._seats.pop(old.key).connection)
         return seat
+
+    @property
+    def dropped(self) -> bool:
+        return bool(self._dropped)
+
+    def close_dropped(self) -> None:
+        """Blocking: DuckDB takes its time (10 to 20 ms each) to free an instance."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+        dropped.clear()
 
     def leave(self, seat: Seat) -> None:
         with self._lock:
@@ -147,7 +156,7 @@ class Pool:
     def close(self) -> None:
         """Closes all. Cursors that are still open keep theirs until they close."""
         with self._lock:
-            seats, self._seats = list(self._seats.values()), OrderedDict()
+            seats, self._seats, self._dropped = list(self._seats.values()), OrderedDict(), []
         for seat in seats:
             _close(seat)
 

@@ -108,6 +108,8 @@ class Engine:
                 if seat is not None:
                     self._pool.leave(seat)
                     self._freed.set()
+                    if self._pool.dropped:
+                        self._executor.submit(self._pool.close_dropped)
 
     async def table(
         self,

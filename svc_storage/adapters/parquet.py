@@ -31,6 +31,7 @@ def write_parquet(sink: Any, batches: Iterable[pa.RecordBatch], schema: pa.Schem
         version="2.6",
         store_schema=False,
         dictionary_pagesize_limit=DICTIONARY_BYTES,
+        write_page_checksum=True,  # 5 % of the time; without it a flipped bit may be another number
         metadata_collector=footers,
     ) as writer:
         for table in row_groups(batches, schema):

@@ -30,7 +30,9 @@ def batches_of(
 def _batches(
     source: pa.NativeFile, file: DataFile, schema: pa.Schema, first: int, last: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with pq.ParquetFile(source, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as parquet:
+    with pq.ParquetFile(
+        source, buffer_size=READ_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+    ) as parquet:
         if parquet.metadata.num_rows != file.row_count:
             raise ChecksumMismatch(f"the file {file.path} of the table has another number of rows than the log says")
         groups, row = _groups(parquet.metadata, first, last)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +13,7 @@ from svc_storage.domain import compaction, landing
 from svc_storage.domain.appending import AppendStream
 from svc_storage.ports import Commit, CommitKind, RequestMark, Version
 from tests.contract.storage.backends import NAME, ids, incoming
-from tests.integration.fleet.replicas import SHARED, Place, Replica, shared, two
-
-
-@pytest.fixture(params=SHARED)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    async with shared(request.param, tmp_path) as found:
-        yield found
+from tests.integration.fleet.replicas import Place, Replica, two
 
 
 async def send(stream: AppendStream, start: int, *counts: int) -> int:

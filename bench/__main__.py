@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 
-MEASUREMENTS = {"p2": "bench.p2_append", "p6": "bench.p6_query", "hour": "bench.hour"}
+MEASUREMENTS = {
+    "p2": "bench.p2_append",
+    "p2-cassandra": "bench.p2_cassandra",
+    "p6": "bench.p6_query",
+    "hour": "bench.hour",
+    "catalog": "bench.catalog",
+}
 
 
 def main(wanted: list[str]) -> int:

@@ -64,12 +64,25 @@ def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> pa.Rec
         with pa.ipc.open_stream(pa.py_buffer(data), options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
             _check_schema(reader.schema)
             batch = reader.read_next_batch()
-        batch.validate(full=True)
+        batch.validate()
     except (pa.ArrowException, StopIteration, OSError, ValueError, UnicodeDecodeError) as error:
         raise ArrowInvalid("the Arrow IPC stream is damaged", hint="encode the batch again") from error
     except MemoryError as error:
         raise ArrowTooLarge("the Arrow batch does not fit into memory") from error
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        _validate(column, name)
     return normalise(batch)
+
+
+def _validate(column: pa.Array, name: str) -> None:
+    try:
+        column.validate(full=True)
+    except (pa.ArrowException, ValueError) as error:  # not UTF-8, a date64 within a day, offsets that fall, …
+        raise ArrowInvalid(
+            f"column `{name[:80]}`: the data are damaged, or no values of its type",
+            field=name,
+            hint="encode the batch again",
+        ) from error
 
 
 # -- the schema --------------------------------------------------------------------------------------------------------

@@ -123,6 +123,12 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _from_rows(rows: pb.Rows, schema: pa.Schema, where: str) -> pa.RecordBatch:
+    """Columns are added behind the others, so rows of a sender that does not know the last ones lack just these: NULL."""
+    known = len(rows.rows[0].values) if rows.rows else len(schema)
+    if 0 < known < len(schema) and all(schema.field(at).nullable for at in range(known, len(schema))):
+        found = _from_rows(rows, pa.schema([schema.field(at) for at in range(known)]), where)
+        missing = [pa.nulls(found.num_rows, schema.field(at).type) for at in range(known, len(schema))]
+        return pa.RecordBatch.from_arrays([*found.columns, *missing], schema=schema)
     for index, row in enumerate(rows.rows):
         if len(row.values) != len(schema):
             raise FieldInvalid(

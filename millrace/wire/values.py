@@ -212,7 +212,8 @@ def _float_from(value: pb.Value, kind: pa.DataType, where: str) -> float:
 
 
 def _decimal_from(value: pb.Value, kind: pa.DataType, where: str) -> decimal.Decimal:
-    text: str = _member(value, "decimal", where)
+    # A whole number is one of a decimal column's: it may have been an integer column when the sender learned it.
+    text: str = str(value.int) if value.WhichOneof("kind") == "int" else _member(value, "decimal", where)
     try:
         number = decimal.Decimal(text[:_MAX_DIGITS])
     except decimal.InvalidOperation as error:

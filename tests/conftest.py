@@ -49,6 +49,7 @@ TOOLS: dict[str, Callable[[], object]] = {
     "chromium": chromium_path,
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
     "postgres": _runs_as_others,
+    "strace": lambda: shutil.which("strace"),
 }
 
 

@@ -37,6 +37,7 @@ RESOLVE_S = 30.0
 """How long an outcome is looked for before it is COMMIT_UNKNOWN."""
 UNREACHED_S = 10.0
 """A holder that renews its lease and cannot be reached for so long is passed by: the log decides."""
+LOOK_S = 1.0
 _PAUSE_S = (0.1, 0.3)
 _WHOLE = (CommitKind.MERGE, CommitKind.RESTORE, CommitKind.SCHEMA)
 """Kinds that were decided on the whole of a version: on another one they are decided anew."""
@@ -75,7 +76,7 @@ class Landing:
             if not holder:
                 return await self.append(commit, after=after)
             try:
-                await route.send(holder, self._row(), proposal)
+                await self._send(route, holder, proposal)
                 return await self._told(commit.id)
             except (errors.CommitConflict, errors.WriterFenced) as moved:
                 raise VersionTaken from moved
@@ -109,6 +110,19 @@ class Landing:
                     raise VersionTaken from unknown
                 await asyncio.sleep(0.2)
             raise
+
+    async def _send(self, route: CommitRoute, holder: str, proposal: Proposal) -> None:
+        """Waits for the answer, and looks meanwhile whether the holder still is one: a stopped process keeps its connections."""
+        sending = asyncio.ensure_future(route.send(holder, self._row(), proposal))
+        try:
+            while not (await asyncio.wait({sending}, timeout=LOOK_S))[0]:
+                if await self._leader.holder(self._row().uid, fresh=True) != holder:
+                    raise errors.OutcomeUnknown("the replica that committed to this table has lost its lease")
+            sending.result()
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait({sending})
 
     def _places(self, writers: Mapping[str, WriterState]) -> Mapping[str, WriterPlace]:
         head = self._view.head.writers

@@ -21,6 +21,7 @@ from svc_storage.ports import (
     Direct,
     DirectUrl,
     LogTail,
+    LogTrimmed,
     Snapshot,
     Version,
     VersionTaken,
@@ -37,7 +38,7 @@ class _Disk:
 
     @property
     def head(self) -> Version:
-        return max([*self.commits, *self.bases])
+        return next(reversed(self.commits), max(self.bases))
 
 
 class MemoryBackend:
@@ -88,7 +89,13 @@ class MemoryLog:
         return after + 1
 
     async def read_after(self, version: Version) -> Sequence[Committed]:
-        return [Committed(number, commit) for number, commit in sorted(self._disk.commits.items()) if number > version]
+        commits = self._disk.commits
+        found: list[Committed] = []
+        while (commit := commits.get(version + 1 + len(found))) is not None:
+            found.append(Committed(version + 1 + len(found), commit))
+        if not found and version < min(self._disk.bases):
+            raise LogTrimmed
+        return found
 
     async def checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
         self._disk.bases[snapshot.version] = (snapshot, dict(removed_us))

@@ -39,16 +39,19 @@ class Readers:
 
 @dataclass
 class Network:
-    """Who is reached where. `cut`: addresses that are not. `sent`: proposals that arrived. `lose_answers`: of the next ones."""
+    """Who is reached where. `cut`: addresses that are not. `hung`: those that never answer. `sent`: proposals that arrived. `lose_answers`: of the next ones."""
 
     replicas: dict[str, Replica] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    hung: set[str] = field(default_factory=set)
     sent: int = 0
     lose_answers: int = 0
 
     async def send(self, holder: str, table: TableRow, proposal: Proposal) -> Version:
         if holder in self.cut or holder not in self.replicas:
             raise errors.StoreUnavailable(f"{holder} is not reached")
+        if holder in self.hung:
+            await asyncio.Event().wait()
         self.sent += 1
         found = await self.replicas[holder].take(table, commit_codec.decode(commit_codec.encode(proposal)))
         if self.lose_answers:
@@ -113,6 +116,7 @@ class Place:
 
     backend: Backend
     control: ControlStore
+    many: int = 10_000  # versions of the full run
     network: Network = field(default_factory=Network)
     clock: WallClock = field(default_factory=WallClock)
     policy: Policy = field(
@@ -158,5 +162,5 @@ async def shared(name: str, folder: Path) -> AsyncIterator[Place]:
     async with _PLACES[name](folder, pool) as backend:
         if not backend.shared:
             pytest.skip("one process owns this store")
-        yield Place(backend, MemoryControl())
+        yield Place(backend, MemoryControl(), many=100_000 if backend.name == "memory" else 10_000)
     pool.shutdown()

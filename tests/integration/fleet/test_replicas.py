@@ -88,6 +88,19 @@ async def test_hand_over_after_a_death_takes_less_than_eight_seconds(place: Plac
         assert took < 8.0
 
 
+async def test_a_holder_that_is_stopped_is_left_when_its_lease_runs_out(place: Place) -> None:
+    async with two(place) as (a, b):
+        await send(await a.open("a"), 0, 5)
+        stream = await b.open("b")
+        offset = await send(stream, 0, 5)
+        place.network.hung.add("a")  # its connections stand, it answers nothing and renews nothing
+        assert a._renewing is not None
+        a._renewing.cancel()
+        began = time.monotonic()
+        await send(stream, offset, 5)
+        assert time.monotonic() - began < 8.0
+
+
 async def test_a_drained_holder_hands_over_at_once(place: Place) -> None:
     async with two(place) as (a, b):
         await send(await a.open("a"), 0, 5)

@@ -1,0 +1,43 @@
+"""The strict watch: replica A commits, a watcher on B hears every version once, in order, nothing missed or repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+
+from svc_storage.domain.watch import Covered, Landed, WatchWish, watch
+from tests.integration.fleet.conftest import FULL
+from tests.integration.fleet.replicas import Place, two
+
+HOLD_UP_S = 1.0
+
+
+async def test_every_version_is_told_once(place: Place) -> None:
+    versions = place.many if FULL else 400
+    async with two(place) as (a, b):
+        told: list[int] = []
+        delays: list[float] = []
+
+        async def listen() -> None:
+            async with aclosing(watch(await b.table(), WatchWish(after=0))) as news:
+                async for one in news:
+                    if isinstance(one, Landed):
+                        told.extend(range(one.event.first, one.event.number + 1))
+                        delays.append(time.time() - one.event.commit_time_us / 1e6)
+                    elif isinstance(one, Covered):
+                        told.extend(range(told[-1] + 1 if told else 1, one.version + 1))
+                    if told and told[-1] >= versions:
+                        return
+
+        listening = asyncio.create_task(listen())
+        table = await a.table()
+        number = 0
+        while table.head < versions:
+            await a.open(f"w{number % 8}")  # a fence is a commit
+            number += 1
+        await asyncio.wait_for(listening, 30)
+        assert told == list(range(1, told[-1] + 1))
+        assert told[-1] >= versions
+        print(f"{place.backend.name}: {len(told)} versions, the latest {max(delays):.2f} s after its commit")
+        assert max(delays) < HOLD_UP_S or FULL

@@ -1,7 +1,7 @@
 """Files of an object store on a local disk, for readers: bounded, the least recently used go first. Nothing here is the truth.
 
 Files never change once they are written, so a copy is good for as long as it is kept. Every process has a folder of its own, locked;
-one that a dead process left is taken over with what is in it.
+one that a dead process left is taken over with what is in it, unless the machine stopped meanwhile.
 """
 
 from __future__ import annotations
@@ -129,9 +129,14 @@ class FileCache:
                 (self._folder / name).unlink()
 
     def _take_over(self) -> None:
+        """What is there is good as long as the machine did not stop: copies are not fsynced."""
+        boot = _boot()
+        same = bool(boot) and os.pread(self._lock, 64, 0) == boot
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, boot, 0)
         found = []
         for path in self._folder.iterdir():
-            if path.name.startswith("new-"):
+            if path.name.startswith("new-") or (path.name != "LOCK" and not same):
                 path.unlink(missing_ok=True)
             elif path.name != "LOCK":
                 seen = path.stat()
@@ -141,6 +146,14 @@ class FileCache:
             self._bytes += size
         while self._bytes > self._limit_bytes:
             self._drop(next(iter(self._kept)))
+
+
+def _boot() -> bytes:
+    """Changes when the machine starts; empty where nobody can tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
 
 
 def _name(key: str) -> str:

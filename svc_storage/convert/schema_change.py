@@ -22,7 +22,7 @@ def change_from(change: schema_pb2.SchemaChange, *, at: str = "schema_change") -
             field_from_proto(column, where=f"{at}.additions[{index}]") for index, column in enumerate(change.additions)
         ),
         widenings={
-            name: type_from_proto(kind, where=f"{at}.widenings[{name[:64]!r}]")
+            name: type_from_proto(kind, where=f"{at}.widenings.{name[:64]}")
             for name, kind in sorted(change.widenings.items())
         },
         relaxations=tuple(change.relaxations),

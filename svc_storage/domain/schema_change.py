@@ -129,7 +129,7 @@ def _carries(present: pa.DataType, asked: pa.DataType, exactly: bool) -> bool:
 def _evolved(current: TableDefinition, change: SchemaChange, at: str) -> TableDefinition:
     columns = {column.name: column for column in current.schema}
     for name, kind in change.widenings.items():
-        columns[name] = _widened(columns, name, kind, f"{at}.widenings[{name[:64]!r}]")
+        columns[name] = _widened(columns, name, kind, f"{at}.widenings.{name[:64]}")
     for index, name in enumerate(change.relaxations):
         columns[name] = _relaxed(current, columns, name, f"{at}.relaxations[{index}]")
     columns |= _added(current, change.additions, at)

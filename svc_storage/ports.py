@@ -260,6 +260,9 @@ class CommitLog(Protocol):
     async def checkpoints(self) -> Sequence[Version]:
         """The versions that can serve as a base, ascending."""
 
+    async def drop_checkpoints(self, versions: Sequence[Version]) -> None:
+        """These are no bases any more; the oldest and the newest one are never among them. Repeating it is no error."""
+
     async def trim(self, floor: Version) -> None:
         """Forgets every commit at or below `floor`, a base; afterwards `recover` starts there."""
 
@@ -350,6 +353,61 @@ class Archive(Protocol):
 
     def read_rows(self, part: ArchivePart, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Its rows in order, of exactly `schema`. Raises FileMissing, ChecksumMismatch before the first row when it is not that file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTableState:
+    """A derived table as it is now. `name`: in the store. `columns`: its columns with their types, as text. `through`: it holds every
+    version up to this one, whole; -1: it is being filled. `last_us`: the highest time that a row was written with."""
+
+    name: str
+    columns: str
+    buckets: int
+    through: Version
+    last_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRows:
+    """For each key: was it found, and up to which version is its row surely as it was then (`since`). `rows`: of those found, in order."""
+
+    found: Sequence[bool]
+    since: Sequence[Version]
+    rows: pa.RecordBatch
+
+
+class KeyTable(Protocol):
+    """A table's rows by primary key in a form of the store's own: derived from the files, so that all of it may be lost and filled again.
+
+    Its writes may be repeated, and overlap with those of another replica, as long as `time_us` rises with the version."""
+
+    async def state(self) -> KeyTableState | None:
+        """None when there is none, or none is whole yet."""
+
+    def columns(self, schema: pa.Schema, key: Sequence[str]) -> str:
+        """What `KeyTableState.columns` says of a table that fits these."""
+
+    def can_hold(self, schema: pa.Schema, key: Sequence[str]) -> str:
+        """Why it cannot have rows of this key; "": it can. Columns that it cannot hold it leaves out."""
+
+    async def begin(self, schema: pa.Schema, key: Sequence[str], *, size_bytes: int) -> KeyTableState:
+        """A new, empty one, which is nobody's yet. `size_bytes`: of the rows that will be in it, about."""
+
+    async def put(
+        self, state: KeyTableState, version: Version, batches: Iterable[tuple[pa.RecordBatch, pa.Array]]
+    ) -> int:
+        """Rows of a version, each with its time in µs (int64): of several of one key the one with the highest time stays. The rows written.
+        Durable when it returns; `batches` is consumed on a worker thread."""
+
+    async def remove(self, state: KeyTableState, keys: pa.RecordBatch, time_us: int) -> None: ...
+
+    async def complete(self, state: KeyTableState) -> None:
+        """`state.through` holds from now on; whatever was there before under another name goes."""
+
+    def find(self, state: KeyTableState, keys: pa.RecordBatch, schema: pa.Schema) -> KeyRows | None:
+        """Blocking. None when it does not have these columns, or is not there any more."""
+
+    async def drop(self) -> None: ...
 
 
 class Backend(Protocol):

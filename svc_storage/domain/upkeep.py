@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
 DAY_US = 24 * HOUR_US
+SPARSE = 1_000
+"""Versions between the checkpoints that stay."""
 ROWS_EVERY_S = 2.0
 
 
@@ -53,6 +55,16 @@ class _Tended:
     collected_us: int = 0
     retained_us: int = 0
     led: bool = False  # at the last look
+
+
+def spare_checkpoints(known: Sequence[Version]) -> Sequence[Version]:
+    """All but the oldest, the newest two and the first of each thousand: a checkpoint names every file that left in the last day, and
+    a hundred of them would take more room than the log."""
+    kept = {*known[:1], *known[-2:]}
+    for version in known:
+        if not any(found // SPARSE == version // SPARSE for found in kept.difference(known[-2:])):
+            kept.add(version)
+    return [version for version in known if version not in kept]
 
 
 class Upkeep:
@@ -184,7 +196,10 @@ class Upkeep:
             await table.log.checkpoint(head, table.versions.removed_us)
             return head.version
 
-        return await table.committer.turn(write)
+        version = await table.committer.turn(write)
+        if spare := spare_checkpoints(await table.log.checkpoints()):
+            await table.log.drop_checkpoints(spare)
+        return version
 
     async def trim(self, table: OpenTable) -> Version | None:
         """Cuts the log at the newest base at or below the oldest version that is kept; that base, None when nothing was cut."""

@@ -208,6 +208,13 @@ class CassandraLog:
     async def checkpoints(self) -> Sequence[Version]:
         return (await self._table())[2].versions
 
+    async def drop_checkpoints(self, versions: Sequence[Version]) -> None:
+        gone = {*versions}
+        await self._move(lambda bases: replace(bases, versions=tuple(v for v in bases.versions if v not in gone)))
+        failpoint("storage.during_drop")
+        for version in sorted(gone):
+            await self._aside(self._objects.remove, _base_name(version))
+
     async def trim(self, floor: Version) -> None:
         before = (await self._table())[2]
         bases = await self._move(

@@ -65,6 +65,13 @@ def trim(place: Place, floor: Version) -> None:
     place.delete([_record(version) for version in sorted(_recorded(place)) if version < floor])
 
 
+def drop(place: Place, versions: Sequence[Version]) -> None:
+    """Blocking. The record goes first: without it a checkpoint is no base of ours."""
+    place.delete([_record(version) for version in versions])
+    failpoint("storage.during_drop")
+    place.delete([f"{LOG}/{_name(version)}" for version in versions])
+
+
 def _recorded(place: Place) -> set[Version]:
     names = (name.partition(".json") for name in place.names(_WRITERS))
     return {int(stem) for stem, suffix, rest in names if suffix and not rest and stem.isdigit()}

@@ -75,6 +75,9 @@ class DeltaLog:
     async def checkpoints(self) -> Sequence[Version]:
         return await self._run(checkpoint.versions, self._place)
 
+    async def drop_checkpoints(self, versions: Sequence[Version]) -> None:
+        await self._run(checkpoint.drop, self._place, versions)
+
     async def trim(self, floor: Version) -> None:
         await self._run(checkpoint.trim, self._place, floor)
 

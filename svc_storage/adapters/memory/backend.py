@@ -103,6 +103,10 @@ class MemoryLog:
     async def checkpoints(self) -> Sequence[Version]:
         return sorted(self._disk.bases)
 
+    async def drop_checkpoints(self, versions: Sequence[Version]) -> None:
+        for version in versions:
+            self._disk.bases.pop(version, None)
+
     async def trim(self, floor: Version) -> None:
         for version in [version for version in self._disk.bases if version < floor]:
             del self._disk.bases[version]

@@ -99,6 +99,24 @@ async def test_a_checkpoint_is_a_base_and_trim_forgets_what_is_below(
     assert LogView(tail).head == view.head
 
 
+async def test_a_dropped_checkpoint_is_no_base_any_more(rig: Rig, table: tuple[CommitLog, TableFiles]) -> None:
+    log, _ = table
+    view = LogView(await log.recover())
+    for number in range(6):
+        version = await log.append(commit(str(number)), after=number)
+        view.publish((await log.read_after(version - 1))[0])
+        if number % 2:
+            await log.checkpoint(view.head, {})
+    known = list(await log.checkpoints())
+    assert known[-3:] == [2, 4, 6]
+    await log.drop_checkpoints([4])
+    await log.drop_checkpoints([4])
+    assert list(await log.checkpoints()) == [version for version in known if version != 4]
+    await log.trim(2)
+    fresh, _ = rig.backend.open(UID)
+    assert LogView(await fresh.recover()).head == view.head
+
+
 async def test_files_are_whole_and_stay(table: tuple[CommitLog, TableFiles]) -> None:
     files = table[1]
     written = await files.write("l1-a.parquet", [rows(3), rows(2, 3)], SCHEMA, level=1)

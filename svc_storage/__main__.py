@@ -29,6 +29,7 @@ from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
 from svc_storage.domain.catalog import TableRows
 from svc_storage.domain.expiry import Expiry
+from svc_storage.domain.key_tables import KeyTables
 from svc_storage.domain.leadership import Fleet, Leadership
 from svc_storage.domain.leases import Leases
 from svc_storage.domain.lookup import Lookups
@@ -116,7 +117,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     leadership = Leadership(leases, clock, name=uuid.uuid4().hex[:12], address=_address(settings, runtime))
     route = CommitClient(runtime.settings.token, runtime.telemetry)
     fleet = Fleet(leader=leadership, route=route, replica=leadership.name) if backend.shared else Fleet()
-    opened = Opened(catalog, backend, leases, clock, fleet)
+    opened = Opened(catalog, backend, leases, clock, fleet, key_tables=store.key_tables)
     tables = Tables(catalog, backend, opened, users, clock)
     reading = ThreadPoolExecutor(settings.workers, thread_name_prefix="reads")  # readers never hold up a commit
     reads = Reads(opened, control, clock, reading, DirectAccess(settings.direct_files, store.id))
@@ -147,6 +148,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         on_drain=[runs.stop],
         background={
             "maintenance": runs.work,
+            "key tables": KeyTables(opened).run,
             "upkeep": upkeep.run,
             "expiry": Expiry(resources, clock).run,
             "committers": leadership.run,

@@ -39,7 +39,7 @@ SAME_ROWS = (CommitKind.COMPACT, CommitKind.SCHEMA)
 
 MERGED = "millrace.merge"
 """A table that was ever merged into has a writer of this name. It counts the merges; its positions say what the newest one did:
-`inserted`, `updated`, `deleted`, in rows."""
+`inserted`, `updated`, `deleted`, in rows; `upserts`, the path of the file that has what was inserted and updated."""
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -440,6 +440,8 @@ class Store:
     control: ControlStore
     id: str
     close: Callable[[], Awaitable[None]]
+    key_tables: Callable[[str], KeyTable] | None = None
+    """The derived table of a table's uid (`native_lookup`); None: the store cannot have any."""
 
 
 # -- catalog, leases, readers, time -----------------------------------------------------------------------------------

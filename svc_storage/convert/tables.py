@@ -38,6 +38,7 @@ def definition_from(table: pb.Table) -> TableDefinition:
         rules=_rules_from(table.rules, schema),
         description=table.description,
         sequence_column=table.sequence_column,
+        native_lookup=table.native_lookup,
         retention=retention_from(table.retention),
     )
 
@@ -55,6 +56,7 @@ def change_from(table: pb.Table, current: TableDefinition) -> tuple[TableDefinit
         rules=_rules_from(table.rules, named or current.schema),
         description=table.description,
         sequence_column=table.sequence_column,
+        native_lookup=table.native_lookup,
         retention=retention_from(table.retention),
     )
     return changed, named
@@ -96,6 +98,7 @@ def table_to_proto(state: TableState) -> pb.Table:
         event_time_high=None if head.event_time_high_us is None else timestamp_proto(head.event_time_high_us),
         owner=row.owner,
         sequence_column=definition.sequence_column,
+        native_lookup=definition.native_lookup,
         retention=retention_to(definition.retention),
     )
 

@@ -142,6 +142,12 @@ class Keys:
     def of(cls, batch: pa.RecordBatch) -> Keys:
         return cls(batch, *hashes(batch.columns))
 
+    def take(self, rows: Rows) -> Keys:
+        """Some of them."""
+        if len(rows) == len(self.hashes):
+            return self
+        return Keys(self.batch.take(pa.array(rows)), self.hashes[rows], self.valid[rows])
+
     def within(self, file: DataFile) -> Rows:
         """Indices of the keys that the file may hold, by its statistics."""
         schema = self.batch.schema

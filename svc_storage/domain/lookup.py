@@ -23,9 +23,11 @@ from svc_storage.domain.definition import DEAD_LETTERS, INGESTED_AT, TableDefini
 from svc_storage.domain.keys import Keys, Mask, Rows, equal, key_schema, read_rows
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.pinned import chosen_columns
-from svc_storage.ports import DataFile, Snapshot, Version
+from svc_storage.ports import SAME_ROWS, CommitKind, DataFile, KeyTableState, Snapshot, Version
 
 MAX_KEYS = 1_000
+FRESH_FILES = 64
+"""Files that may have come since a derived table was whole; with more, the table's files are as quick."""
 MAX_ANSWER_BYTES = 16 << 20
 """Of the found rows in memory; what does not fit a message is refused when it is encoded."""
 PART_ROWS = 262_144
@@ -97,29 +99,108 @@ class Lookups:
         if not 0 < keys.num_rows <= MAX_KEYS:
             raise FieldInvalid(f"1 to {MAX_KEYS:,} keys", field="keys")
         stop = threading.Event()
+        fresh = _fresh(target)
         try:
-            work = _Lookup(target, Keys.of(keys), stop).run
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, _answer, target, keys, fresh, stop)
         finally:
             stop.set()  # the caller's time is up: nothing more is read
 
 
-class _Lookup:
-    """One call, on a worker thread."""
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A derived table, and the files of rows that were appended since it was whole."""
 
-    def __init__(self, target: Target, keys: Keys, stop: threading.Event) -> None:
-        self._target, self._keys, self._stop = target, keys, stop
-        self._files = list(target.snapshot.files.values())
+    state: KeyTableState
+    files: Sequence[DataFile]
+
+
+def _fresh(target: Target) -> _Fresh | None:
+    """None when the derived table cannot help, or is too far behind."""
+    state, version = target.table.key_state, target.snapshot.version
+    if state is None or target.table.key_table is None or not target.definition.native_lookup:
+        return None
+    if state.through >= version:
+        return _Fresh(state, ())
+    files: list[DataFile] = []
+    try:
+        for committed in target.table.commits_in(state.through, version):
+            commit = committed.commit
+            if commit.kind in SAME_ROWS:
+                continue
+            if commit.removes or commit.kind in (CommitKind.MERGE, CommitKind.RESTORE):
+                return None
+            files.extend(commit.adds)
+    except VersionExpired:
+        return None
+    return _Fresh(state, files) if len(files) <= FRESH_FILES else None
+
+
+def _answer(target: Target, batch: pa.RecordBatch, fresh: _Fresh | None, stop: threading.Event) -> Found:
+    """Blocking."""
+    keys = Keys.of(batch)
+    parts: list[_Hits] = []
+    open_keys = np.arange(batch.num_rows)
+    if fresh is not None:
+        parts = list(_natively(target, keys, fresh, stop))
+        known = np.concatenate([part.keys for part in parts]) if parts else np.zeros(0, np.int64)
+        open_keys = np.setdiff1d(open_keys, known)
+    if len(open_keys):
+        rest = _Lookup(target, list(target.snapshot.files.values()), keys.take(open_keys), stop).run()
+        parts.append(_Hits(open_keys[rest.keys], rest.rows))
+    return _found(target, batch.num_rows, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hits:
+    """`keys`: indices of keys whose answer is known, those with a row first, in the order of `rows`; the others are not there."""
+
+    keys: Rows
+    rows: pa.RecordBatch
+
+
+def _natively(target: Target, keys: Keys, fresh: _Fresh, stop: threading.Event) -> Iterator[_Hits]:
+    """What the derived table surely knows, and what came after it."""
+    assert target.table.key_table is not None
+    told = target.table.key_table.find(fresh.state, keys.batch, target.schema)
+    if told is None:
+        return
+    newer = np.zeros(0, np.int64)
+    if fresh.files:
+        hits = _Lookup(target, fresh.files, keys, stop).run()
+        newer = hits.keys
+        yield hits
+    found, since = np.asarray(told.found, np.bool_), np.asarray(told.since, np.int64)
+    place = np.cumsum(found) - 1
+    version = target.snapshot.version
+    usable = np.setdiff1d(np.flatnonzero(found & (since <= version)), newer)
+    absent = np.setdiff1d(np.flatnonzero(~found), newer) if fresh.state.through <= version else np.zeros(0, np.int64)
+    yield _Hits(np.concatenate([usable, absent]), told.rows.take(pa.array(place[usable])))
+
+
+def _found(target: Target, count: int, parts: Sequence[_Hits]) -> Found:
+    owners = np.concatenate([part.keys[: part.rows.num_rows] for part in parts])
+    found = np.zeros(count, np.bool_)
+    found[owners] = True
+    rows = pa.concat_batches([part.rows for part in parts]).take(pa.array(np.argsort(owners)))
+    return Found(
+        target=target, rows=pa.RecordBatch.from_arrays(rows.columns, schema=target.schema), found=found.tolist()
+    )
+
+
+class _Lookup:
+    """Keys in some files, on a worker thread."""
+
+    def __init__(self, target: Target, files: Sequence[DataFile], keys: Keys, stop: threading.Event) -> None:
+        self._target, self._files, self._keys, self._stop = target, files, keys, stop
         sequence = target.definition.sequence_column
         stored = target.snapshot.schema
         self._order = [name for name in (sequence, INGESTED_AT) if name and name in stored.names]
 
-    def run(self) -> Found:
+    def run(self) -> _Hits:
         where, several = self._candidates()
         if several.any():
             self._settle(where, several)
-        rows, found = self._read(where)
-        return Found(target=self._target, rows=rows, found=found)
+        return self._read(where)
 
     def _candidates(self) -> tuple[Rows, Mask]:
         """For each key a (file, row) or (-1, 0), and which keys have more than one."""
@@ -201,7 +282,7 @@ class _Lookup:
         )
         return known.high if known else None
 
-    def _read(self, where: Rows) -> tuple[pa.RecordBatch, list[bool]]:
+    def _read(self, where: Rows) -> _Hits:
         """The rows, checked to be the keys' indeed."""
         schema = self._target.schema
         stored = self._target.snapshot.schema
@@ -220,13 +301,10 @@ class _Lookup:
                 raise too_large()
             parts.append(batch)
             owners.append(own[true])
-        found = np.zeros(len(where), np.bool_)
         if not parts:
-            return pa.RecordBatch.from_pylist([], schema=schema), found.tolist()
-        joined = np.concatenate(owners)
-        found[joined] = True
-        rows = pa.concat_batches(parts).take(pa.array(np.argsort(joined)))
-        return pa.RecordBatch.from_arrays(rows.columns, schema=schema), found.tolist()
+            return _Hits(np.zeros(0, np.int64), pa.RecordBatch.from_pylist([], schema=schema))
+        rows = pa.concat_batches(parts)
+        return _Hits(np.concatenate(owners), pa.RecordBatch.from_arrays(rows.columns, schema=schema))
 
     def _rows_at(self, number: int, rows: Rows, schema: pa.Schema) -> tuple[pa.RecordBatch, Rows]:
         return read_rows(self._target.table.files, self._files[number], rows, schema, check=self._check)

@@ -45,6 +45,12 @@ def check_mode(
     merges = request.op_column is not None
     if not merges and MERGED in head.writers:
         raise assembly.merged_already()
+    if not merges and definition.native_lookup and definition.sequence_column:
+        raise errors.WriterModeConflict(
+            "looked up in a derived table and ordered by a sequence: the table is only merged into",
+            field="open.table",
+            hint="use MergeRows",
+        )
     if merges and not definition.primary_key:
         raise errors.NoPrimaryKey("rows are merged by the primary key, and the table has none", field="open.table")
     if merges:
@@ -200,11 +206,12 @@ class Into:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged(Written):
-    """`rows`: the new file and those written anew. `based_on`: paths of the version that it was decided on. `fates`: what became of each
-    entry's rows, by the entry."""
+    """`rows`: the new file (`upserts`: its path, "" when there is none) and those written anew. `based_on`: paths of the version that it
+    was decided on. `fates`: what became of each entry's rows, by the entry."""
 
     removes: tuple[DataFile, ...]
-    based_on: frozenset[str]
+    upserts: str = ""
+    based_on: frozenset[str] = frozenset()
     fates: Mapping[Pending, Fates] = field(default_factory=dict)
 
     def count(self, fate: int) -> int:
@@ -231,6 +238,7 @@ async def write_files(into: Into, entries: Sequence[Pending], *, time_us: int) -
         rows=tuple(written),
         dead=letters.dead,
         removes=tuple(removes),
+        upserts=written[0].path if plan.upserts.any() else "",
         based_on=frozenset(into.head.files),
         fates=dict(zip(entries, np.split(plan.fates, ends), strict=True)),
     )
@@ -246,6 +254,7 @@ def commit_of(entries: Sequence[Pending], merged: Merged, head: Snapshot) -> Com
         "inserted": str(merged.count(_INSERTED)),
         "updated": str(merged.count(_UPDATED)),
         "deleted": str(merged.count(_GONE)),
+        "upserts": merged.upserts,
     }
     mark = WriterState(epoch=1, next_offset=(before.next_offset if before else 0) + 1, positions=done, owner="millrace")
     plain = assembly.commit_of(entries, merged, head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -26,6 +26,8 @@ from svc_storage.ports import (
     CommitLog,
     Committed,
     DataFile,
+    KeyTable,
+    KeyTableState,
     LeaseCheck,
     Snapshot,
     TableFiles,
@@ -50,8 +52,11 @@ class OpenTable:
         fleet: Fleet,
         shared: bool,
         indexes: KeyIndexes,
+        key_table: KeyTable | None = None,
     ) -> None:
         self.row = row
+        self.key_table = key_table
+        self.key_state: KeyTableState | None = None  # as far as this replica knows
         self._indexes = indexes
         self.shared = shared
         self.leader = fleet.leader
@@ -227,11 +232,19 @@ class Opened:
     """`OpenTables`, and the write half's way to an open table. One opening per table at a time; a failed one is tried anew."""
 
     def __init__(
-        self, catalog: Catalog, backend: Backend, leases: LeaseCheck, clock: Clock, fleet: Fleet | None = None
+        self,
+        catalog: Catalog,
+        backend: Backend,
+        leases: LeaseCheck,
+        clock: Clock,
+        fleet: Fleet | None = None,
+        *,
+        key_tables: Callable[[str], KeyTable] | None = None,
     ) -> None:
         self._catalog, self._backend, self._leases, self._clock = catalog, backend, leases, clock
         self._fleet = fleet or Fleet()
         self._indexes = KeyIndexes()
+        self.key_tables = key_tables
         self._open: dict[str, OpenTable] = {}  # by uid
         self._opening: dict[str, asyncio.Task[OpenTable]] = {}
         self._closed = False
@@ -318,6 +331,7 @@ class Opened:
                 fleet=self._fleet,
                 shared=self._backend.shared,
                 indexes=self._indexes,
+                key_table=self.key_tables(row.uid) if self.key_tables else None,
             )
             await table.plans.start()
             self._open[row.uid] = table

@@ -52,6 +52,7 @@ class Tables:
             raise errors.ResourceExists(
                 f"`{name}` exists", field="table.name", hint="choose another name, or update it"
             )
+        self._check_native(definition)
         now_us = self._clock.now_us()
         uid = uuid.uuid4().hex
         row = TableRow(
@@ -70,6 +71,18 @@ class Tables:
         if stored.uid != uid:
             await self._backend.drop(uid)
         return await self._state(stored)
+
+    def _check_native(self, definition: TableDefinition) -> None:
+        if not definition.native_lookup:
+            return
+        if self._opened.key_tables is None:
+            raise errors.BackendCapability(
+                "this store has no derived tables by key",
+                field="table.native_lookup",
+                hint="leave it out: LookupRows reads the files",
+            )
+        if why := self._opened.key_tables("").can_hold(definition.schema, definition.primary_key):
+            raise errors.FieldInvalid(why, field="table.native_lookup", hint="leave it out: LookupRows reads the files")
 
     async def get(self, name: str) -> TableState:
         """`T$dead_letters` too. Raises TableNotFound."""
@@ -101,6 +114,10 @@ class Tables:
         columns = old if change is None else evolve(old, change, at="table.schema")
         if changed.primary_key and changed.primary_key != old.primary_key:
             raise errors.FieldInvalid("the primary key cannot be changed", field="table.primary_key")
+        if changed.native_lookup and not old.native_lookup:
+            raise errors.FieldInvalid(
+                "a derived table is asked for when the table is made", field="table.native_lookup"
+            )
         if changed.sequence_column and old.sequence_column not in ("", changed.sequence_column):
             raise errors.FieldInvalid("the sequence column cannot be changed", field="table.sequence_column")
         new = replace(

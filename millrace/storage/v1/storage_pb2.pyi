@@ -114,6 +114,7 @@ class Table(_message.Message):
     EVENT_TIME_HIGH_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     SEQUENCE_COLUMN_FIELD_NUMBER: _builtins.int
+    NATIVE_LOOKUP_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`namespaces/{namespace}/tables/{table}`; both `[a-z][a-z0-9_]{0,62}`."""
@@ -140,6 +141,12 @@ class Table(_message.Message):
     sequence_column: _builtins.str
     """The column that orders the rows of one primary key: of two the one with the higher value is the newer. An integer, decimal, date or
     time column; needs a primary key. Empty: rows are as new as their commit. It cannot be changed once it is set.
+    """
+    native_lookup: _builtins.bool
+    """Keep the rows by primary key in a table of the store's own as well, which LookupRows asks first and tools of the store can read: a CQL
+    table on Cassandra, whose key columns may not be FLOAT or nested. It follows the versions by itself, within a second or so. Asked for
+    when the table is made; a table that has a `sequence_column` too is only merged into. Stores that cannot:
+    UNIMPLEMENTED BACKEND_CAPABILITY.
     """
     @_builtins.property
     def schema(self) -> _types_pb2.Schema:
@@ -190,11 +197,12 @@ class Table(_message.Message):
         event_time_high: _timestamp_pb2.Timestamp | None = ...,
         owner: _builtins.str = ...,
         sequence_column: _builtins.str = ...,
+        native_lookup: _builtins.bool = ...,
         retention: _maintenance_pb2.Retention | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "event_time_high", b"event_time_high", "retention", b"retention", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "owner", b"owner", "primary_key", b"primary_key", "retention", b"retention", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "sequence_column", b"sequence_column", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "create_time", b"create_time", "dead_letter_count", b"dead_letter_count", "description", b"description", "etag", b"etag", "event_time_column", b"event_time_column", "event_time_high", b"event_time_high", "file_count", b"file_count", "name", b"name", "native_lookup", b"native_lookup", "owner", b"owner", "primary_key", b"primary_key", "retention", b"retention", "row_count", b"row_count", "rules", b"rules", "schema", b"schema", "sequence_column", b"sequence_column", "size_bytes", b"size_bytes", "uid", b"uid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,8 +9,9 @@ from concurrent.futures import Executor
 import pyarrow as pa
 
 from millrace import errors
-from svc_storage.adapters.cassandra import codec, files, log, objects, paths
+from svc_storage.adapters.cassandra import codec, files, key_table, log, objects, paths
 from svc_storage.adapters.cassandra.files import CassandraFiles
+from svc_storage.adapters.cassandra.key_table import CassandraKeyTable
 from svc_storage.adapters.cassandra.log import Bases, CassandraLog
 from svc_storage.adapters.cassandra.session import Session
 
@@ -30,7 +31,15 @@ class CassandraBackend:
 
     async def prepare(self) -> None:
         """Before the first use; what is prepared later costs its first caller a round trip."""
-        texts = (_CREATE, _FORGET, *log.STATEMENTS, *files.STATEMENTS, *objects.STATEMENTS, *paths.STATEMENTS)
+        texts = (
+            _CREATE,
+            _FORGET,
+            *key_table.STATEMENTS,
+            *log.STATEMENTS,
+            *files.STATEMENTS,
+            *objects.STATEMENTS,
+            *paths.STATEMENTS,
+        )
         await asyncio.to_thread(self._session.prepare, *texts)
 
     async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
@@ -43,7 +52,11 @@ class CassandraBackend:
     def open(self, uid: str) -> tuple[CassandraLog, CassandraFiles]:
         return CassandraLog(self._session, uid, self._pool), CassandraFiles(self._session, uid, self._pool)
 
+    def key_table(self, uid: str) -> CassandraKeyTable:
+        return CassandraKeyTable(self._session, uid, self._pool)
+
     async def drop(self, uid: str) -> None:
+        await self.key_table(uid).drop()
         own_log, own_files = self.open(uid)
         try:
             await own_files.drop()

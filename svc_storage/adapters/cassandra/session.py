@@ -26,7 +26,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, R
 from cassandra.cluster import Session as DriverSession
 from cassandra.io.libevreactor import LibevConnection
 from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, RetryPolicy, TokenAwarePolicy
-from cassandra.query import BoundStatement, PreparedStatement, tuple_factory
+from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory
 
 from millrace import errors
 from millrace.server.settings import Secret
@@ -190,6 +190,21 @@ class Session:
         """The same without waiting for the answer."""
         self._statement(cql)
         return Pending(lambda: self._request(cql, values, serial, timeout_s), cql)
+
+    def start_batch(self, cql: str, rows: Sequence[Sequence[bytes | None]]) -> Pending:
+        """One statement with the serialised values of several rows of one partition, together, without waiting for the answer."""
+        statement = self._statement(cql)
+
+        def request() -> ResponseFuture:
+            batch = BatchStatement(BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+            for values in rows:
+                bound = BoundStatement(statement)
+                bound.values = values
+                batch.add(bound)
+            batch.is_idempotent = True
+            return self._driver.execute_async(batch, timeout=TIMEOUT_S)
+
+        return Pending(request, cql)
 
     def wait_cas(self, cql: str, *values: Any, timeout_s: float = TIMEOUT_S) -> Row | None:
         """`cas`, blocking."""

@@ -52,4 +52,4 @@ async def open_cassandra(place: Place, *, cluster: str, at_once: int) -> Store:
         await asyncio.to_thread(pool.shutdown)
         await session.close()
 
-    return Store(backend=backend, control=control, id=store_id, close=close)
+    return Store(backend=backend, control=control, id=store_id, close=close, key_tables=backend.key_table)

@@ -8,6 +8,7 @@ import sys
 MEASUREMENTS = {
     "p2": "bench.p2_append",
     "p2-cassandra": "bench.p2_cassandra",
+    "p2-s3": "bench.p2_s3",
     "p6": "bench.p6_query",
     "hour": "bench.hour",
     "catalog": "bench.catalog",

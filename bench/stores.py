@@ -11,6 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from millrace.laptop.servers.cassandra import Cassandra
+from millrace.laptop.servers.weed import Weed
+from svc_storage.adapters.cassandra.session import Place as CassandraPlace
+from svc_storage.adapters.cassandra.session import connect
+from svc_storage.adapters.s3.credentials import Credentials
+from svc_storage.adapters.s3.objects import Address, Objects
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -28,7 +35,61 @@ def _local(home: Path) -> Iterator[Place]:
     yield Place({}, log_bytes)
 
 
-STORES: Mapping[str, Callable[[Path], AbstractContextManager[Place]]] = {"local": _local}
+@contextmanager
+def _s3(home: Path) -> Iterator[Place]:
+    """SeaweedFS on this machine."""
+    weed = Weed(home / "weed")
+    weed.start()
+    keys = weed.keys[0]
+    settings = {
+        "MILLRACE_STORAGE_BACKEND": "s3",
+        "MILLRACE_STORAGE_S3_URL": f"s3://{weed.bucket}/bench",
+        "MILLRACE_STORAGE_S3_ENDPOINT": weed.endpoint,
+        "MILLRACE_STORAGE_S3_ALLOW_HTTP": "true",
+        "MILLRACE_STORAGE_S3_ACCESS_KEY": "env:BENCH_ACCESS_KEY",
+        "MILLRACE_STORAGE_S3_SECRET_KEY": "env:BENCH_SECRET_KEY",
+        "BENCH_ACCESS_KEY": keys.access_key,
+        "BENCH_SECRET_KEY": keys.secret_key,
+    }
+    credentials = Credentials("env:K", "env:S", environment={"K": keys.access_key, "S": keys.secret_key})
+    objects = Objects(Address(weed.bucket, "bench", weed.endpoint, allow_http=True), credentials)
+
+    def log_bytes(uid: str) -> int:
+        return sum(found.size_bytes for found in objects.list(f"tables/{uid}/_delta_log"))
+
+    try:
+        yield Place(settings, log_bytes)
+    finally:
+        weed.kill()
+
+
+@contextmanager
+def _cassandra(home: Path) -> Iterator[Place]:
+    """One node, `commitlog_sync: batch`."""
+    cluster = Cassandra.start(home / "cassandra")
+    points = ",".join(cluster.contact_points)
+    settings = {"MILLRACE_STORAGE_BACKEND": "cassandra", "MILLRACE_STORAGE_CASSANDRA_CONTACT_POINTS": points}
+    session = connect(CassandraPlace(contact_points=cluster.contact_points))
+
+    def log_bytes(uid: str) -> int:
+        session.use("millrace")
+        found, part = 0, 0
+        while rows := session.wait("SELECT body FROM commits WHERE uid = ? AND part = ?", uid, part):
+            found, part = found + sum(len(body or b"") for (body,) in rows), part + 1
+        return found
+
+    try:
+        yield Place(settings, log_bytes)
+    finally:
+        session.cluster.shutdown()
+        cluster.kill()
+
+
+STORES: Mapping[str, Callable[[Path], AbstractContextManager[Place]]] = {
+    "local": _local,
+    "s3": _s3,
+    "cassandra": _cassandra,
+}
 """By name; each with an empty store of its own below `home`."""
 
 

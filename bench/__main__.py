@@ -9,6 +9,7 @@ MEASUREMENTS = {
     "p2": "bench.p2_append",
     "p2-cassandra": "bench.p2_cassandra",
     "p2-s3": "bench.p2_s3",
+    "lookups": "bench.lookups",
     "p6": "bench.p6_query",
     "hour": "bench.hour",
     "catalog": "bench.catalog",

@@ -168,12 +168,12 @@ class CassandraFiles:
         replaced = self._session.wait(_GET_RECORD, self._uid, name)
         if len(content) <= INLINE_BYTES:
             self._paths.note(RECORDS + name, 1)
-            self._session.wait(_PUT_RECORD, self._uid, name, content, None)
+            self._session.wait(_PUT_RECORD, self._uid, name, content, "")
         else:
             file = f"{RECORDS}{name}@{uuid.uuid4().hex}"
             self._paths.note(RECORDS + name, 1)
             self._objects.put(file, content)
-            self._session.wait(_PUT_RECORD, self._uid, name, None, file)
+            self._session.wait(_PUT_RECORD, self._uid, name, b"", file)
         self._drop_objects(replaced)
 
     def _get_record(self, name: str) -> bytes | None:
@@ -181,7 +181,7 @@ class CassandraFiles:
         if not rows:
             return None
         body, file = rows[0]
-        return body if file is None else self._objects.get(file)
+        return self._objects.get(file) if file else body or b""
 
     def _remove_record(self, name: str) -> None:
         replaced = self._session.wait(_GET_RECORD, self._uid, name)
@@ -190,7 +190,7 @@ class CassandraFiles:
 
     def _drop_objects(self, rows: Sequence[tuple[bytes | None, str | None]]) -> None:
         for _, file in rows:
-            if file is not None:
+            if file:
                 self._objects.remove(file)
 
     def _list(self) -> Sequence[tuple[str, int]]:

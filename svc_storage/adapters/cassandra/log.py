@@ -19,7 +19,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.adapters.cassandra import codec
-from svc_storage.adapters.cassandra.objects import Objects
+from svc_storage.adapters.cassandra.objects import Objects, ahead_us
 from svc_storage.adapters.cassandra.session import Row, Session
 from svc_storage.ports import (
     Commit,
@@ -49,7 +49,7 @@ _APPEND = "INSERT INTO commits (uid, part, n, id, body, file) VALUES (?, ?, ?, ?
 _ID = "SELECT id FROM commits WHERE uid = ? AND part = ? AND n = ?"
 _AFTER = "SELECT n, id, body, file FROM commits WHERE uid = ? AND part = ? AND n > ?"
 _FILES = "SELECT file FROM commits WHERE uid = ? AND part = ?"
-_DROP = "DELETE FROM commits WHERE uid = ? AND part = ?"
+_DROP = "DELETE FROM commits USING TIMESTAMP ? WHERE uid = ? AND part = ?"
 _TABLE = "SELECT created_us, arrow_schema, bases FROM tables WHERE uid = ?"
 _SET_BASES = "UPDATE tables SET bases = ? WHERE uid = ? IF bases = ?"
 STATEMENTS = (_APPEND, _ID, _AFTER, _FILES, _DROP, _TABLE, _SET_BASES)
@@ -96,7 +96,7 @@ class CassandraLog:
     async def read_after(self, version: Version) -> Sequence[Committed]:
         started_s, fresh = _now_s(), self._is_fresh()
         found = await self._read(version, serial=self._unsure)
-        if (not found and not fresh) or (found and found[0].version != version + 1):
+        if not fresh or (found and found[0].version != version + 1):
             await self._check_floor(version)
         self._heard(started_s, found[-1].version if found else version)
         self._unsure = False
@@ -154,7 +154,7 @@ class CassandraLog:
         body, file = await self._placed(commit)
         winner = await self._contend(n, commit.id, body, file)
         if winner != commit.id or (not (fresh and self._is_fresh()) and await self._is_cut(n)):
-            if file is not None:
+            if file:
                 await self._aside(self._objects.remove, file)
             raise VersionTaken
         self._heard(started_s, n)
@@ -162,16 +162,16 @@ class CassandraLog:
         failpoint("storage.after_commit_fsync")
         return n
 
-    async def _placed(self, commit: Commit) -> tuple[bytes | None, str | None]:
-        """(what stands in the log, where the rest lies)."""
+    async def _placed(self, commit: Commit) -> tuple[bytes, str]:
+        """(what stands in the log, where the rest lies). One of them is empty: a NULL would be a tombstone."""
         content = codec.encode_commit(commit)
         if len(content) <= INLINE_BYTES:
-            return content, None
+            return content, ""
         file = f"_log/commit/{commit.id}"
         await self._aside(self._objects.put, file, content)
-        return None, file
+        return b"", file
 
-    async def _contend(self, n: Version, commit_id: str, body: bytes | None, file: str | None) -> str:
+    async def _contend(self, n: Version, commit_id: str, body: bytes, file: str) -> str:
         """The id of the commit that stands at n in the end. Raises OutcomeUnknown, StoreUnavailable (surely nothing happened)."""
         for _ in range(ATTEMPTS):
             try:
@@ -252,9 +252,9 @@ class CassandraLog:
 
     def _drop_part(self, part: int) -> None:
         for (file,) in self._session.wait(_FILES, self._uid, part):
-            if file is not None:
+            if file:
                 self._objects.remove(file)
-        self._session.wait(_DROP, self._uid, part)
+        self._session.wait(_DROP, ahead_us(), self._uid, part)
 
     async def _move(self, change: Callable[[Bases], Bases]) -> Bases:
         """A conditional change of where the log begins; repeating it is no change."""
@@ -282,7 +282,11 @@ class CassandraLog:
         return _now_s() - self._heard_s < FRESH_S
 
     async def _is_cut(self, n: Version) -> bool:
-        return n <= (await self._table())[2].floor
+        """Whether what was just put at n went where the log had been cut already; then it is taken away again."""
+        if n > (await self._table())[2].floor:
+            return False
+        await self._aside(self._drop_part, n // PART)
+        return True
 
     async def _check_floor(self, version: Version) -> None:
         if version < (await self._table())[2].floor:

@@ -83,9 +83,13 @@ class Objects:
         return sent
 
     def drop_parts(self, file: str, parts: Iterable[int]) -> Sequence[Pending]:
-        """Partition deletes on their way. Names are never used again, so they also cover what a clock ahead of ours wrote."""
-        stamp = time.time_ns() // 1000 + _AHEAD_US
-        return [self._session.start(_DROP, stamp, self.uid, file, part) for part in parts]
+        """Partition deletes on their way."""
+        return [self._session.start(_DROP, ahead_us(), self.uid, file, part) for part in parts]
+
+
+def ahead_us() -> int:
+    """A time for deletes of what is never written again: they also cover what a clock ahead of ours wrote."""
+    return time.time_ns() // 1000 + _AHEAD_US
 
 
 def split(content: bytes) -> list[bytes]:

@@ -87,6 +87,9 @@ class Supervisor:
         if area == "storage":
             env |= self._storage_env
             env["MILLRACE_STORAGE_DIRECT_FILES"] = os.environ.get("MILLRACE_STORAGE_DIRECT_FILES", "1")
+        if area == "transform" and number > 1:  # it empties its spool when it starts
+            spool = os.environ.get("MILLRACE_TRANSFORM_SPOOL_DIR") or str(home.root / "spool" / "transform")
+            env["MILLRACE_TRANSFORM_SPOOL_DIR"] = f"{spool}-{number}"
         if area == "extract" and not os.environ.get("MILLRACE_EXTRACT_FILE_ROOTS"):
             env["MILLRACE_EXTRACT_FILE_ROOTS"] = ":".join(map(str, _file_roots(home)))
         return env

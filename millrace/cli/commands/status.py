@@ -60,7 +60,16 @@ def _service_row(service: Service) -> Row:
     said = service.said
     if said is None:
         return (service.name, service.address, state, "", "", "", "", "", service.why)
-    leases = ", ".join(sorted(lease.name for lease in said.leases))
+    names = sorted(lease.name for lease in said.leases)
+    committers = sum(
+        name.startswith("committers/") for name in names
+    )  # named by uid, one per table: nothing to read there
+    leases = ", ".join(
+        [
+            *(name for name in names if not name.startswith("committers/")),
+            *([f"commits to {committers}"] if committers else []),
+        ]
+    )
     streams = str(sum(stream.open for stream in said.streams))
     return (
         service.name, service.address, state, str(said.pid), age(said.start_time),

@@ -14,8 +14,9 @@ import click
 
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.terminal import colour, note, paint
-from millrace.laptop.backing import BACKENDS
+from millrace.laptop.backing import BACKENDS, check
 from millrace.laptop.down import running_pid
+from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import AREAS, Endpoints, Home
 from millrace.laptop.ports import MAX_REPLICAS, PORT_BASE
 from millrace.laptop.up import UpOptions, up
@@ -93,6 +94,11 @@ def command(
         if not detach:
             lines.append(asyncio.get_running_loop().create_task(_beat(settings), name="status lines"))
 
+    try:
+        check(backend or "", replicas, servers)
+    except UpFailed as error:
+        note(error.text())
+        ctx.exit(1)
     if running_pid(settings.home) <= 0:
         note(f"starting the five services in {settings.home}")
     ctx.exit(

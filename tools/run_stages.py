@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,29 +109,58 @@ def counted(stage: str, report: Path) -> Outcome:
     return outcome
 
 
-def bring_chromium() -> str:
-    """Installs Debian's chromium where it is missing and may be installed. What it says is for the list at the end."""
-    if CHROMIUM.exists() or os.environ.get("MILLRACE_CHROMIUM"):
+@dataclass(frozen=True)
+class Brought:
+    """What a stage needs and Debian has. `there`: is it here already?"""
+
+    name: str
+    there: Callable[[], bool]
+    packages: tuple[str, ...]
+    instead: str = ""
+    """What else a person may do."""
+
+
+BROUGHT = {
+    "integration": Brought(
+        "Java 17 and Maven (Cassandra)",
+        lambda: shutil.which("java") is not None and shutil.which("mvn") is not None,
+        ("openjdk-17-jre-headless", "maven"),
+    ),
+    "browser": Brought(
+        "chromium",
+        lambda: CHROMIUM.exists() or bool(os.environ.get("MILLRACE_CHROMIUM")),
+        ("chromium",),
+        ", or name one in MILLRACE_CHROMIUM",
+    ),
+}
+
+
+def bring(wanted: Brought) -> str:
+    """Installs Debian's packages where they are missing and may be installed. What it says is for the list at the end."""
+    if wanted.there():
         return ""
+    packages = " ".join(wanted.packages)
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return "chromium: install it (`apt-get install chromium`), or name one in MILLRACE_CHROMIUM"
-    print("installing chromium", flush=True)
+        return f"{wanted.name}: install it (`apt-get install {packages}`){wanted.instead}"
+    print(f"installing {packages}", flush=True)
     with tempfile.TemporaryFile("w+") as output:
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *wanted.packages]):
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
             code = subprocess.run(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment
+                ["apt-get", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment
             ).returncode
             if code:
                 output.seek(0)
-                return f"chromium: `{' '.join(command)}` ended with {code}: {' '.join(output.read().split()[-30:])}"
-    return "" if CHROMIUM.exists() else "chromium: apt-get installed it, yet there is no " + str(CHROMIUM)
+                return (
+                    f"{wanted.name}: `apt-get {command[0]}` ended with {code}: {' '.join(output.read().split()[-30:])}"
+                )
+    return "" if wanted.there() else f"{wanted.name}: apt-get installed {packages}, yet it is not there"
 
 
 def staged(stage: str) -> Outcome:
     print(f"\n── {stage} " + "─" * (76 - len(stage)), flush=True)
     started = time.monotonic()
-    lacking = bring_chromium() if stage == "browser" else ""
+    lacking = bring(BROUGHT[stage]) if stage in BROUGHT else ""
     outcome = check(stage) if stage in CHECKS else tests(stage)
     if lacking:
         outcome.skipped.append(lacking)

@@ -97,7 +97,7 @@ def plot(
     forecast = _band(drawing, band)
     base_array = np.array([base_heights.get(at, math.nan) for at in places], dtype=float)
     high = _highest([*tops, base_array, *([forecast.high] if forecast else [])])
-    low = min(0.0, _lowest(tops))
+    low = min(0.0, _lowest([*tops, *([forecast.low] if forecast else [])]))
     x_range = _x_range(drawing, left, right, forecast)
     return Plot(
         left=left,
@@ -310,8 +310,11 @@ def _band(drawing: Drawing, rows: pa.Table | None) -> Band | None:
     if rows is None or not rows.num_rows:
         return None
     left = np.array([to_ms(at) if isinstance(at, datetime) else math.nan for at in values(rows, "time")], dtype=float)
+    # What is counted is never less than nothing, whatever a model says; a temperature may be.
+    floor = 0.0 if drawing.query.measures.get(drawing.spec.y) == "count" else -math.inf
     mean, low, high = (
-        np.array([max(0.0, number(one)) for one in values(rows, name)], dtype=float) for name in ("mean", "low", "high")
+        np.array([max(floor, number(one)) for one in values(rows, name)], dtype=float)
+        for name in ("mean", "low", "high")
     )
     spec = drawing.field(drawing.spec.y)
 

@@ -40,7 +40,7 @@ def strip(
     sources = [world.sources[name] for name in pipeline.sources if name in world.sources]
     transforms = [world.transforms[name] for name in pipeline.transforms if name in world.transforms]
     facts = world.tables.get(table, TableFacts())
-    fresh_count = sum(fresh(world, one) for one in transforms)
+    behind = sum(not fresh(world, one) for one in transforms)
     return [
         _stage("extract", *_extract(sources)),
         _stage(
@@ -51,10 +51,9 @@ def strip(
         ),
         _stage(
             "transform",
-            f"{fresh_count} of {len(transforms)} fresh" if transforms else "none",
-            "warn" if fresh_count < len(transforms) else "",
-            "; ".join(filter(None, (one.cause for one in transforms)))
-            or "outputs that cover their inputs' newest version",
+            _transforms_text(len(transforms), behind),
+            "warn" if behind else "",
+            "; ".join(filter(None, (one.cause for one in transforms))) or "outputs cover their inputs' newest version",
         ),
         _stage(
             "analysis",
@@ -64,6 +63,14 @@ def strip(
         ),
         _stage("viz", f"{number_text(rows_shown)} rows", "", f"rows of {table.rsplit('/', 1)[-1]} behind this page"),
     ]
+
+
+def _transforms_text(count: int, behind: int) -> str:
+    if not count:
+        return "none"
+    if not behind:
+        return "up to date"
+    return "catching up" if count == 1 else f"{behind} of {count} catching up"
 
 
 def _stage(name: str, value: str, state: str, hint: str) -> dict[str, Any]:

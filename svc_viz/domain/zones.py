@@ -38,9 +38,9 @@ def from_ms(ms: float) -> datetime:
 
 
 def clock_text(moment: datetime, zone: str) -> str:
-    """`Fri, Aug 9, 15:45`."""
+    """`Fri, Aug 9, 2013, 15:45`: what is replayed is not of this year."""
     local = moment.astimezone(zone_of(zone))
-    return f"{local:%a, %b} {local.day}, {local:%H:%M}"
+    return f"{local:%a, %b} {local.day}, {local:%Y, %H:%M}"
 
 
 def day_text(moment: datetime, zone: str) -> str:

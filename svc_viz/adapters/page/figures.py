@@ -132,7 +132,7 @@ def build(drawing: Drawing, height: int) -> Chart:
         lod_threshold=None,
     )
     fig.toolbar.logo = None
-    _style(fig)
+    _style(fig, drawing.field(drawing.spec.y).unit)
     base = ColumnDataSource(_nothing("left", "right", "top"))
     bars = ColumnDataSource(_bars(None, drawing.slots))
     band = ColumnDataSource(_nothing("left", "right", "mid", "mean", "low", "high"))
@@ -152,8 +152,11 @@ def build(drawing: Drawing, height: int) -> Chart:
     return Chart(fig, bars, base, band, notes, mark, glyphs, drawing)
 
 
-def _style(fig: Any) -> None:
+def _style(fig: Any, unit: str) -> None:
     x, y = fig.xaxis[0], fig.yaxis[0]
+    if unit:
+        y.axis_label, y.axis_label_standoff = unit, 2
+        y.axis_label_text_font_size, y.axis_label_text_font_style = "11px", "normal"
     x.ticker, x.minor_tick_line_color = FixedTicker(ticks=[], minor_ticks=[]), None
     y.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
     y.formatter = NumeralTickFormatter(format="0.[0]a")

@@ -70,7 +70,7 @@ def _paint(chart: Chart, palette: dict[str, str], title: str) -> None:
     fig.background_fill_color = fig.border_fill_color = palette["page"]
     fig.title.text, fig.title.text_color, fig.title.text_font_size = title, palette["text"], "14px"
     for axis in (fig.xaxis[0], fig.yaxis[0]):
-        axis.major_label_text_color = palette["muted"]
+        axis.major_label_text_color = axis.axis_label_text_color = palette["muted"]
     fig.ygrid.grid_line_color = palette["grid"]
     for renderer in fig.renderers:
         color = palette.get((renderer.glyph.tags or ["ok"])[0], palette["muted"])

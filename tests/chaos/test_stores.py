@@ -12,7 +12,7 @@ from tests.chaos.stores.verdict import judge
 from tests.chaos.stores.writers import SPAN
 
 SEED = 1_000
-SAMPLE = {"memory": 15, "local": len(THEMES["local"])}
+SAMPLE = {"memory": 15, "local": len(THEMES["local"]), "s3": 4}
 
 
 @pytest.mark.timeout(280)

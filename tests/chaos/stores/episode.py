@@ -27,7 +27,8 @@ from tests.chaos.plan import Fate
 from tests.chaos.proxy import Proxy
 from tests.chaos.report import ROOT
 from tests.chaos.stores import memory
-from tests.chaos.stores.grounds import GROUNDS, Ground
+from tests.chaos.stores.ground import Ground
+from tests.chaos.stores.grounds import GROUNDS
 from tests.chaos.stores.plan import Plan, Trouble
 from tests.chaos.stores.verdict import Verdict, judge
 from tests.chaos.stores.writers import Writer

@@ -29,7 +29,7 @@ THEMES: Mapping[str, tuple[str, ...]] = {
     "local": ("steps", "kills", "lost answers", "slow disk", "full disk", "stopped", "network"),
     "s3": ("steps", "kills", "lost answers", "answer dropped", "server killed", "partition", "stopped", "network"),
     "cassandra": ("steps", "kills", "lost answers", "answer dropped", "server killed", "partition", "stopped"),
-    "cassandra3": ("server killed", "kills", "partition", "steps", "answer dropped"),
+    "cassandra3": ("server killed", "kills", "partition", "steps"),
 }
 REPLICAS: Mapping[str, int] = {"memory": 1, "local": 1, "s3": 2, "cassandra": 2, "cassandra3": 2}
 EPISODES: Mapping[str, int] = {"memory": 200, "local": 200, "s3": 100, "cassandra": 50, "cassandra3": 20}

@@ -152,6 +152,11 @@ class Tables(Protocol):
     async def create(self, name: str, schema: pa.Schema, *, event_time_column: str, description: str) -> TableFacts:
         """Raises ResourceExists, UnsupportedType."""
 
+    async def grow(self, table: TableFacts, columns: pa.Schema) -> TableFacts:
+        """The table with these columns: all that it has, some of a wider type, and new nullable ones behind them.
+
+        Raises EtagMismatch, SchemaConflict (somebody else changed it), UnsupportedType."""
+
     async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
         """The table without its rows: deleted and made again with the same definition, under another uid.
 

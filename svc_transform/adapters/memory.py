@@ -46,6 +46,13 @@ class MemoryTables:
         self._tables[name] = _Table(facts, [schema.empty_table()])
         return facts
 
+    async def grow(self, table: TableFacts, columns: pa.Schema) -> TableFacts:
+        kept = self._table(table.name)
+        kept.added = [_in_columns(rows, columns) for rows in kept.added]
+        kept.facts = replace(kept.facts, schema=columns, version=kept.facts.version + 1)
+        kept.added.append(columns.empty_table())
+        return kept.facts
+
     async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
         del self._tables[table.name]
         return await self.create(table.name, table.schema, event_time_column=table.event_time_column)
@@ -245,3 +252,13 @@ class MemoryReports:
 
     async def report(self, recipe: Recipe, report: Report) -> None:
         self.last[recipe.name] = report
+
+
+def _in_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    arrays = [
+        rows.column(field.name).cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in columns
+    ]
+    return pa.table(arrays, schema=columns)

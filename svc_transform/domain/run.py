@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from millrace.arrow.widening import widens
 from millrace.errors import (
     ChangesNotAppendOnly,
     FieldInvalid,
@@ -97,13 +98,16 @@ class Runner:
             table = await self._tables.get(recipe.output)
         except TableNotFound:
             return await self._create(recipe, schema)
+        if (columns := grown(schema, table.schema)) is not None:  # an input gained a column, or a wider one
+            table = await self._tables.grow(table, columns)
         check_columns(schema, table.schema)
         return table
 
     async def differences(self, recipe: Recipe, schema: pa.Schema) -> list[str]:
         """What keeps an output table that is there already from taking the recipe's columns; empty when nothing does."""
         try:
-            check_columns(schema, (await self._tables.get(recipe.output)).schema)
+            table = await self._tables.get(recipe.output)
+            check_columns(schema, grown(schema, table.schema) or table.schema)
         except TableNotFound:
             return []
         except SchemaMismatch as error:
@@ -206,6 +210,18 @@ async def without_first(batches: AsyncIterator[pa.RecordBatch], skip: int) -> As
         skip -= dropped
         if batch.num_rows > dropped:
             yield batch.slice(dropped)
+
+
+def grown(result: pa.Schema, table: pa.Schema) -> pa.Schema | None:
+    """The table's columns with those that the recipe gives beyond them or in a wider type; None when that changes nothing."""
+    columns = []
+    for field in table:
+        given = result.get_field_index(field.name)
+        wider = given >= 0 and widens(field.type, result.field(given).type)
+        columns.append(field.with_type(result.field(given).type) if wider else field)
+    columns += [field.with_nullable(True) for field in result if field.name not in table.names]
+    found = pa.schema(columns, metadata=table.metadata)
+    return None if found.equals(table) else found
 
 
 def check_columns(result: pa.Schema, table: pa.Schema) -> None:

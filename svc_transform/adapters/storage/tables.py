@@ -57,6 +57,19 @@ class StorageTables:
         )
         return _facts(answer.table)
 
+    async def grow(self, table: TableFacts, columns: pa.Schema) -> TableFacts:
+        wanted = await self._table(table.name)
+        wanted.schema.CopyFrom(schema_to_proto(columns))
+        request = storage_pb2.UpdateTableRequest(request_id=new_request_id(), table=wanted)
+        answer = await call(
+            self._connection,
+            self._stub.UpdateTable,
+            request,
+            resource=table.name,
+            answer=storage_pb2.UpdateTableResponse,
+        )
+        return _facts(answer.table)
+
     async def empty(self, table: TableFacts, *, owner: str) -> TableFacts:
         """Between the two steps the table is missing; a worker that dies there makes it anew from the recipe's columns."""
         before = await self._table(table.name)

@@ -57,6 +57,13 @@ def append(storage: Any, name: str, first: int, count: int) -> None:
     assert [answer.WhichOneof("message") for answer in storage.AppendRows(frames())][-1] == "done"
 
 
+def gain(storage: Any, name: str, column: str) -> None:
+    """The table gets a nullable column more."""
+    found = storage.GetTable(storage_pb2.GetTableRequest(name=table(name))).table
+    found.schema.fields.add(name=column, type=INT, nullable=True)
+    storage.UpdateTable(storage_pb2.UpdateTableRequest(request_id=rid(), table=found))
+
+
 def put(stub: Any, sql: str, name: str = "", **spec: Any) -> pb.Transform:
     wish = pb.TransformSpec(sql=sql, output=spec.pop("output", table(f"o{rid()[:12]}")), **spec)
     transform = pb.Transform(name=f"{NAMESPACE}/transforms/{name or 't' + rid()[:12]}", spec=wish)
@@ -97,6 +104,16 @@ def test_new_rows_of_the_input_arrive_in_the_output(grpc_stub: Any, storage: Any
     now = until(lambda: grpc_stub.GetTransform(get).transform, lambda t: t.status.progress.rows_written == 63)
     assert now.status.incrementality.append_safe
     assert now.owner == "local"
+
+
+def test_a_star_goes_on_when_its_input_gains_a_column(grpc_stub: Any, storage: Any, numbers: str) -> None:
+    append(storage, numbers, 0, 10)
+    transform = put(grpc_stub, f"SELECT * FROM {numbers}")
+    rows_become(storage, transform.spec.output, 10)
+    gain(storage, numbers, "more")
+    append(storage, numbers, 10, 5)
+    found = rows_become(storage, transform.spec.output, 15)
+    assert [field.name for field in found.schema.fields] == ["id", "more"]
 
 
 def test_a_run_is_observed_attached_to_and_replayed(grpc_stub: Any, storage: Any, numbers: str) -> None:

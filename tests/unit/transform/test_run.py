@@ -156,6 +156,15 @@ async def test_a_column_of_another_type_is_refused() -> None:
         await runner(tables).prepare(recipe("SELECT id FROM f"))
 
 
+async def test_the_output_grows_with_its_input() -> None:
+    tables = await world()
+    await tables.create(OUT, pa.schema([("id", pa.int32()), ("kept", pa.string())]))
+    grown = await runner(tables).prepare(recipe("SELECT id, id + 1 AS next FROM f"))
+    assert grown.schema.names == ["id", "kept", "next"]
+    assert grown.schema.field("id").type == pa.int64()
+    assert (await runner(tables).prepare(recipe("SELECT id FROM f"))).version == grown.version, "nothing more to change"
+
+
 @pytest.mark.parametrize("after", [0, 1, 5])
 async def test_a_cancelled_run_stops_between_two_commits_and_the_next_goes_on(after: int) -> None:
     tables, seen = await world(), MemoryReports()

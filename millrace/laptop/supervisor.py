@@ -87,6 +87,8 @@ class Supervisor:
         if area == "storage":
             env |= self._storage_env
             env["MILLRACE_STORAGE_DIRECT_FILES"] = os.environ.get("MILLRACE_STORAGE_DIRECT_FILES", "1")
+        if area in ("analysis", "transform") and (endpoint := self._storage_env.get("MILLRACE_STORAGE_S3_ENDPOINT")):
+            env[f"MILLRACE_{area.upper()}_STORE_ENDPOINTS"] = endpoint
         if area == "transform" and number > 1:  # it empties its spool when it starts
             spool = os.environ.get("MILLRACE_TRANSFORM_SPOOL_DIR") or str(home.root / "spool" / "transform")
             env["MILLRACE_TRANSFORM_SPOOL_DIR"] = f"{spool}-{number}"

@@ -10,6 +10,7 @@ MEASUREMENTS = {
     "p2-cassandra": "bench.p2_cassandra",
     "p2-s3": "bench.p2_s3",
     "lookups": "bench.lookups",
+    "p3": "bench.p3_chunks",
     "p6": "bench.p6_query",
     "hour": "bench.hour",
     "catalog": "bench.catalog",

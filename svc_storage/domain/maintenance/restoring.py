@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from millrace import errors
 from millrace.failpoints import failpoint
+from svc_storage.domain import rewrite
 from svc_storage.domain.maintenance.reporting import Done, TableReport, Teller
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.schema_change import needs_rewrite
 from svc_storage.ports import Clock, Commit, CommitKind, Committed, DataFile, Snapshot, Version
 
 MARGIN_US = 15 * 60 * 1_000_000
@@ -33,13 +35,14 @@ async def restore(
 
     Raises VersionExpired, VersionInFuture."""
     teller.check()
-    table.versions.expire(clock.now_us() - keep_files_us + MARGIN_US)
 
     async def turn() -> Committed | None:
         wanted, head = table.versions.at(version), table.versions.head
         if wanted.files.keys() == head.files.keys():
             return None
-        await _check_there(table, wanted, head)
+        await _check_there(table, wanted, head, clock.now_us() + MARGIN_US, keep_files_us)
+        if needs_rewrite(wanted.schema, head.schema) and not table.files.widens_in_place:
+            wanted = await _widened(table, wanted, head)
         failpoint("storage.before_restore_commit")
         return await table.committer.commit(lambda: _commit(wanted, table.versions.head, run, clock.now_us()))
 
@@ -59,6 +62,20 @@ async def restore(
     )
 
 
+async def _widened(table: OpenTable, wanted: Snapshot, head: Snapshot) -> Snapshot:
+    """The version with its files written anew in the newest columns: some have become wider since, and columns stay."""
+    files: dict[str, DataFile] = {}
+    for path, file in wanted.files.items():
+        written = (
+            None
+            if path in head.files
+            else await rewrite.write_without(table.files, file, head.schema, lambda rows: rows)
+        )
+        found = written or file
+        files[found.path] = found
+    return replace(wanted, files=files)
+
+
 def _commit(wanted: Snapshot, head: Snapshot, run: str, now_us: int) -> Commit:
     back: list[DataFile] = [
         replace(file, added_in=head.version + 1) for path, file in wanted.files.items() if path not in head.files
@@ -73,9 +90,15 @@ def _commit(wanted: Snapshot, head: Snapshot, run: str, now_us: int) -> Commit:
     )
 
 
-async def _check_there(table: OpenTable, wanted: Snapshot, head: Snapshot) -> None:
-    """The log kept them; the store must have, too. Raises FileMissing."""
+async def _check_there(table: OpenTable, wanted: Snapshot, head: Snapshot, by_us: int, keep_files_us: int) -> None:
+    """The log kept them; the store must have, too. Raises VersionExpired, FileMissing."""
     needed = wanted.files.keys() - head.files.keys()
+    if any((table.versions.goes_us(path, keep_files_us) or by_us) < by_us for path in needed):
+        raise errors.VersionExpired(
+            f"files of version {wanted.version} are about to go",
+            metadata={"oldest_version": str(table.oldest)},
+            hint="restore a newer version",
+        )
     if needed:
         missing = needed - {path for path, _ in await table.files.list_paths()}
         if missing:

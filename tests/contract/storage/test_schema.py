@@ -16,6 +16,7 @@ from svc_storage.domain import compaction
 from svc_storage.domain.appending import AppendStream, Incoming, SchemaAccepted
 from svc_storage.domain.definition import TableDefinition, define
 from svc_storage.domain.group import Ack
+from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.pinned import pin
 from svc_storage.domain.predicates import Compare, Op
@@ -23,10 +24,11 @@ from svc_storage.domain.rows import RowReader
 from svc_storage.domain.scans import Scan
 from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.tokens import Place
-from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
 from svc_storage.domain.watch import Landed, WatchWish, watch
 from svc_storage.ports import CommitKind, Snapshot, Version
 from tests.contract.storage.backends import NAME, Rig, read
+from tests.contract.storage.test_maintenance import Heard
 from tests.contract.storage.test_upkeep import Readers
 
 COLUMNS = pa.schema(
@@ -343,6 +345,23 @@ async def test_update_table_changes_columns_in_the_same_ways(rig: Rig) -> None:
             await rig.tables.update(NAME, definition, schema=wrong, etag=state.row.etag, request=rig.request(name))
         assert refused.value.field == f"table.schema.{name}"
     assert table.head == version
+
+
+async def test_an_older_version_comes_back_in_the_newest_columns(rig: Rig) -> None:
+    table = await table_of(rig)
+    stream = await rig.open()
+    await send(stream, batch(0, 2))
+    await stream.settle()
+    old = table.head
+    before = rows_at(table, table.versions.head)
+    await stream.change_schema(change(widenings=WIDER, additions=(NOTE,)))
+    await send(stream, batch(2, 2))
+    await stream.finish()
+    await restore(table, old, Heard(), rig.clock, run="r/", keep_files_us=DAY_US)
+    assert rows_at(table, table.versions.head) == [{**row, "note": None} for row in before]
+    assert (table.definition.schema_id, columns_of(table.versions.head)["id"]) == (2, "int64")
+    narrow = (await table.snapshot(old)).files.keys() & table.versions.head.files.keys()
+    assert table.files.widens_in_place or not narrow, "what other readers would refuse is written anew"
 
 
 async def test_a_rehearsal_changes_nothing(rig: Rig) -> None:

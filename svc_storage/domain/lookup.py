@@ -78,6 +78,8 @@ class Lookups:
         if wish.table.endswith(DEAD_LETTERS) or not definition.primary_key:
             raise NoPrimaryKey("the table has no primary key", field="table", hint="read it with a predicate")
         version = wish.version
+        if version is None:
+            await table.refresh()
         if version is None and wish.as_of_us is not None:
             version = table.version_at(wish.as_of_us)
         snapshot = await table.snapshot(version)
@@ -216,14 +218,16 @@ class _Lookup:
 
     def _matches(self, number: int, among: Mask | None = None) -> tuple[Rows, Rows]:
         """(key, row) of the possible matches in one file, by key."""
-        file = self._files[number]
-        wanted = self._keys.within(file)
+        file, table = self._files[number], self._target.table
+        index = table.known_index(file, self._target.keys)
+        wanted = np.flatnonzero(self._keys.valid) if index is not None else self._keys.within(file)
         if among is not None:
             wanted = wanted[among[wanted]]
         if not len(wanted):
             return wanted, wanted
         self._check()
-        index = self._target.table.index_of(file, self._target.keys)
+        if index is None:
+            index = table.index_of(file, self._target.keys)
         which, rows = index.find(self._keys.hashes[wanted])
         return wanted[which], rows
 

@@ -96,6 +96,10 @@ class OpenTable:
         """Blocking. Where the keys of one of its files stand."""
         return self._indexes.get(self.row.uid, self.files, file, keys)
 
+    def known_index(self, file: DataFile, keys: pa.Schema) -> KeyIndex | None:
+        """The same, when it is in memory."""
+        return self._indexes.known(self.row.uid, file, keys)
+
     def redefine(self, row: TableRow) -> None:
         """A new definition rules the next batch."""
         self.row = row
@@ -274,6 +278,12 @@ class Opened:
             task = self._opening[row.uid] = asyncio.create_task(self._recover(row), name=f"open {name}")
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
+
+    async def fresh(self, name: str) -> OpenTable:
+        """With everything that any replica acknowledged before this call."""
+        found = await self.table(name)
+        await found.refresh()
+        return found
 
     def now_open(self) -> Sequence[OpenTable]:
         return list(self._open.values())

@@ -51,7 +51,7 @@ class Everywhere:
 
     async def _step(self, step: _Step, what: Erasure, run: str, principal: str) -> TableReport:
         try:
-            found = await self._opened.table(step.table)
+            found = await self._opened.fresh(step.table)
         except errors.TableNotFound:
             if not step.transform:
                 raise

@@ -74,7 +74,7 @@ class Maintenance:
         if isinstance(task, EraseTask):
             predicate_of(task, TableDefinition.from_json(row.body))
         elif isinstance(task, RestoreTask):
-            version_of(await self._opened.table(table), task.version, task.as_of_us)
+            version_of(await self._opened.fresh(table), task.version, task.as_of_us)
 
     async def run(self, table: str, task: Task, teller: Teller, *, run: str, principal: str) -> None:
         """`run`: its id, which begins the ids of its commits. Raises what ends the run."""
@@ -84,8 +84,8 @@ class Maintenance:
         if isinstance(task, ExportTask | ImportTask):
             await self._transfers.run(table, task, teller, run=run, principal=principal)
             return
-        found = await self._opened.table(table)
-        keep_us = self._policy.keep_files_us
+        found = await self._opened.fresh(table)
+        keep_us = self._policy.files_us(found.definition)
         match task:
             case CompactTask():
                 await compact_all(found, teller, self._clock, run=f"{run}/")
@@ -114,7 +114,7 @@ class Maintenance:
         """A table that cannot be opened has a fault, too."""
         await self._row(table)
         try:
-            found = await self._opened.table(table)
+            found = await self._opened.fresh(table)
         except errors.Broken as damaged:
             await teller.fault(Fault(code="LOG_DAMAGED", message=damaged.message))
             await teller.report(TableReport(table=table, notes=("the table cannot be opened",)))

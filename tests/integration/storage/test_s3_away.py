@@ -118,7 +118,9 @@ async def test_a_store_that_hangs_a_while(weed: Weed, served: Served) -> None:
     pushing = asyncio.create_task(push(served, 20, going))
     await going.wait()
     weed.signal(signal.SIGSTOP)
-    await asyncio.sleep(3)
+    with pytest.raises(grpc.aio.AioRpcError) as waited:
+        await stub_of(served).PlanRead(storage_pb2.PlanReadRequest(table=NAME), timeout=3)
+    assert waited.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     weed.signal(signal.SIGCONT)
     await asyncio.wait_for(pushing, 60)
     assert await ids(served) == list(range(20 * ROWS))

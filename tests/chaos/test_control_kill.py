@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from millrace.errors import OutcomeUnknown, StoreUnavailable
+from millrace.laptop.servers.weed import Weed
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.s3.entries import S3Entries
@@ -82,6 +84,31 @@ async def test_every_request_is_done_once_by_two_replicas(
     assert [(one.generation, one.last_event) for one in found] == [(1, 1)] * ((LAST + 1) // 2)
     assert store.head == LAST + 1
     await store.close()
+
+
+async def test_a_store_that_was_away_is_met_again(tmp_path: Path) -> None:
+    server = Weed(tmp_path)
+    server.start()
+    try:
+        objects = weed.objects(server).below("control")
+        store = await LogControl.open(S3Entries(objects))
+        resources = Resources(store, SystemClock())
+        wishes = [ResourceWish(name=f"namespaces/default/runs/r{i}", spec=Packed("t", b"x")) for i in range(20)]
+        for number in range(10):
+            await resources.put(wishes[number], RequestMark(f"q{number}", "me", "f"))
+        server.kill()
+        with pytest.raises((StoreUnavailable, OutcomeUnknown)) as away:
+            await resources.put(wishes[10], RequestMark("q10", "me", "f"))
+        assert away.value.reason in ("STORE_UNAVAILABLE", "COMMIT_UNKNOWN")
+        with pytest.raises(StoreUnavailable):
+            await resources.get(wishes[0].name)
+        server.start()
+        for number in range(20):  # half of them again
+            stored, _ = await resources.put(wishes[number], RequestMark(f"q{number}", "me", "f"))
+            assert stored.revision == number + 1
+        await store.close()
+    finally:
+        server.kill()
 
 
 def _folder(path: Path, number: int) -> Path:

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 GROUP = 256
 GROUP_BYTES = 256 << 10
 MAX_LOSSES = 200
+MAX_BACK_OFF_S = 0.2
 PROBE_S = (0.1, 0.25)
 MAX_PAUSE_S = 5.0
 
@@ -125,10 +127,14 @@ class LogControl:
         for losses in range(MAX_LOSSES):
             tried = self._try(group)
             if replica.state.done:
+                began = time.monotonic()
                 if await replica.append():
                     self._keeping.consider(replica)
                     return tried
-                await asyncio.sleep(random.uniform(0, min(0.05, 0.001 * 2 ** min(losses, 6))))
+                took = (
+                    time.monotonic() - began
+                )  # two that try at once hold each other up: the slower the store, the longer
+                await asyncio.sleep(random.uniform(0, min(MAX_BACK_OFF_S, took * 2 ** min(losses, 2) / 2)))
                 if losses % 2:
                     await replica.catch_up()
                     current = True

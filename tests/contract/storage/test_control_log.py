@@ -136,16 +136,16 @@ async def test_a_large_entry_arrives_whole(replica: Opened) -> None:
 # -- watching
 async def test_each_change_elsewhere_is_told_once_in_order(replica: Opened) -> None:
     writers, watcher = [Resources(await replica(), HandClock()) for _ in range(2)], await replica()
-    total = 300
+    total = 2_000
     news = follow(Resources(watcher, HandClock()), [Selection("runs")], after=0, initial=False, heartbeat_s=15)
     assert isinstance(await anext(news), RevisionBookmark)
 
     async def write(which: int) -> None:
-        for number in range(which, total, 8):
+        for number in range(which, total, 32):
             name = f"namespaces/default/runs/r{number}"
             await writers[which % 2].put(ResourceWish(name=name, spec=SPEC), ask())
 
-    writing = asyncio.gather(*(write(which) for which in range(8)))
+    writing = asyncio.gather(*(write(which) for which in range(32)))
     told: list[ResourceChange] = []
     async with asyncio.timeout(60):
         while len(told) < total:

@@ -124,10 +124,10 @@ class KeyIndexes:
                 self._bytes -= self._held.popitem(last=False)[1].nbytes
         return built
 
-    def holds(self, uid: str, file: DataFile, schema: pa.Schema) -> bool:
-        """Whether `get` would read nothing."""
+    def known(self, uid: str, file: DataFile, schema: pa.Schema) -> KeyIndex | None:
+        """What `get` would give without reading anything."""
         with self._guard:
-            return (f"{uid}/{file.path}", _signature(schema)) in self._held
+            return self._held.get((f"{uid}/{file.path}", _signature(schema)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ class Policy:
     retain_every_us: int = HOUR_US
     look_every_s: float = 0.5
 
+    def files_us(self, definition: TableDefinition) -> int:
+        """How long files stay that left the newest version."""
+        return max(self.keep_files_us, definition.retention.keep_versions_us)
+
 
 @dataclass(slots=True)
 class _Tended:
@@ -121,7 +125,7 @@ class Upkeep:
         state = self._tended.get(table.row.uid)
         if state is None:
             state = self._tended[table.row.uid] = _Tended(0)
-            self._expire(table)
+            await self._expire(table)
         leads = await self._leads(table, state)
         if leads and not state.led:
             known = await table.log.checkpoints()
@@ -168,12 +172,12 @@ class Upkeep:
             return
         state.trimmed_us = now_us
         await table.refresh()
-        self._expire(table)
+        await self._expire(table)
         known = await table.log.checkpoints()
         state.checkpoint = known[-1] if known else 0
         if known and table.versions.base_version < known[0] <= table.head:
             table.versions.cut(known[0])
-        keep_us = 2 * self._keep_files_us(table)
+        keep_us = 2 * self._policy.files_us(table.definition)
         for path in list(table.versions.removed_us):
             if now_us > (table.versions.goes_us(path, keep_us) or 0) + self._policy.keep_files_us:
                 del table.versions.removed_us[path]
@@ -227,16 +231,17 @@ class Upkeep:
         commits = await RowsKept(table).apply(now_us=self._clock.now_us(), reader=reader)
         return sum(found.commit.rows_removed - found.commit.rows_added for found in commits)
 
-    def _keep_files_us(self, table: OpenTable) -> int:
-        return max(self._policy.keep_files_us, table.definition.retention.keep_versions_us)
-
     async def collect(self, table: OpenTable) -> Sequence[str]:
         """Removes files that left the newest version long enough ago, and those that no version ever named; their paths."""
-        self._expire(table)
-        view, now_us, keep_us = table.versions, self._clock.now_us(), self._keep_files_us(table)
+        reader = await self._expire(table)
+        view, now_us, keep_us = table.versions, self._clock.now_us(), self._policy.files_us(table.definition)
         found = await table.files.list_paths()
         await table.refresh()  # whatever was listed and committed meanwhile is known now
         kept = {*view.head.files, *(file.path for file in view.head.dead_letters)}
+        if reader is not None:  # what came in after it is read from the files it came in
+            kept |= {
+                path for path in view.left_after(reader) if view.removed_us.get(path, 0) > 0
+            }  # but what was erased
         doomed = []
         for path, modified_us in found:
             if path.endswith(".parquet") and path not in kept:
@@ -285,6 +290,8 @@ class Upkeep:
         kept = kept if reader is None else min(kept, reader)
         return max(kept, view.closed_below)  # what was expired expressly holds nothing
 
-    def _expire(self, table: OpenTable) -> None:
-        """Versions whose files may be gone are not served any more: said before anything is removed."""
-        table.versions.expire(self._clock.now_us() - self._keep_files_us(table))
+    async def _expire(self, table: OpenTable) -> Version | None:
+        """Versions whose files may be gone are not served any more: said before anything is removed. The slowest reader's version."""
+        reader = await self._readers.slowest(table.row.uid)
+        table.versions.expire(self._clock.now_us() - self._policy.files_us(table.definition), reader=reader)
+        return reader

@@ -180,10 +180,11 @@ class LogView:
     def oldest_time_us(self) -> int:
         return self.at(self.oldest).time_us
 
-    def expire(self, before_us: int) -> None:
-        """Files that left before this time may be removed: the versions that still had one are not served any more."""
+    def expire(self, before_us: int, *, reader: Version | None = None) -> None:
+        """Files that left before this time may be removed: the versions that still had one are not served any more. Those that left after
+        version `reader` are kept for it."""
         for committed in self._commits:
-            if committed.commit.time_us >= before_us:
+            if committed.commit.time_us >= before_us or (reader is not None and committed.version > reader):
                 break
             if committed.commit.removes:
                 self._expired_below = max(self._expired_below, committed.version)
@@ -218,6 +219,11 @@ class LogView:
     def known(self, version: Version) -> Snapshot | None:
         """A version that the log still has, also when it is not served any more."""
         return self._at(version, self.base_version) if self.base_version <= version <= self._head.version else None
+
+    def left_after(self, version: Version) -> set[str]:
+        """Files that a later version than this one took out."""
+        later = self._between(max(version, self.base_version), self._head.version)
+        return {file.path for committed in later for file in committed.commit.removes}
 
     def goes_us(self, path: str, keep_us: int) -> int | None:
         """After this time a file that has left may be removed, kept for `keep_us` if nothing else was said; None: it has not left."""

@@ -153,6 +153,24 @@ async def test_garbage_goes_after_a_day_and_not_before(rig: Rig) -> None:
     assert read(table, await view.snapshot()).num_rows == 4, "dead letters stay"
 
 
+async def test_files_that_a_named_reader_has_yet_to_read_stay(rig: Rig) -> None:
+    table = await rig.create()
+    await commits(rig, 10)
+    readers = Readers()
+    readers.at = 6
+    await commits(rig, 30)
+    keeper = upkeep(rig, readers)
+    await keeper.compact(table)
+    rig.clock.ahead_us += DAY_US + 1_000_000
+    assert await keeper.collect(table) == []
+    assert table.oldest <= 6
+    for found in table.commits_in(6, table.head):
+        for file in found.commit.adds:
+            assert sum(batch.num_rows for _, batch in table.files.batches(file, table.definition.stored_schema))
+    readers.at = table.head
+    assert len(await keeper.collect(table)) == 32
+
+
 async def test_a_file_that_no_version_named_goes(rig: Rig) -> None:
     table = await rig.create()
     await commits(rig, 1)

@@ -229,8 +229,9 @@ class Episode:
                 await way.swallow(trouble.seconds)
         else:
             # Until it is over, and some time for a start that began before.
-            self.fleet.excused_until = max(self.fleet.excused_until, time.monotonic() + trouble.seconds + 20)
+            self.fleet.excused_until = float("inf")
             await self.ground.trouble(trouble)
+            self.fleet.excused_until = time.monotonic() + 30
 
     async def _judge(self) -> None:
         standing: dict[int, tuple[int, int]] = {}

@@ -49,9 +49,10 @@ class Keyspace:
         }
 
     async def before(self, home: Path) -> None:
+        """Also what an episode that failed left behind."""
         for node in self._cluster.nodes:
-            if not node.pid:
-                await asyncio.to_thread(_started, node)
+            node.signal(signal.SIGCONT)
+            await asyncio.to_thread(_started, node)
 
     async def trouble(self, trouble: Trouble) -> None:
         node = self._cluster.nodes[trouble.whom % len(self._cluster.nodes)]
@@ -72,7 +73,8 @@ class Keyspace:
                 raise ValueError(other)
 
     async def after(self, home: Path) -> None:
-        await asyncio.to_thread(self._drop, keyspace_of(home))
+        if all(node.answers() for node in self._cluster.nodes):
+            await asyncio.to_thread(self._drop, keyspace_of(home))
 
     def _drop(self, keyspace: str) -> None:
         cluster = Cluster([node.address for node in self._cluster.nodes], port=self._cluster.cql_port)

@@ -94,18 +94,34 @@ class DeltaLog:
 
     def _append(self, commit: Commit, after: Version) -> Version:
         with self._guard:
+            table = self._standing_at(after)
+            if table is None:
+                return self._resolve(commit, after)
             try:
-                table = self._handle()
-                if table.version() != after:
-                    raise VersionTaken
                 failpoint("storage.before_commit")
                 self._write(table, commit)
                 failpoint("storage.after_commit")
-            except VersionTaken:
-                return self._resolve(commit, after)
             except Exception as error:  # anything may have happened: only reading tells
                 return self._resolve(commit, after, error)
             return self._settle(after + 1)  # without retries, a commit is the next version or none
+
+    def _standing_at(self, version: Version) -> DeltaTable | None:
+        """The handle; None when the table has moved on. Nothing was sent yet when this fails."""
+        try:
+            table = self._handle()
+            if table.version() < version:  # another process committed that, and the log was read since
+                table.update_incremental()
+            return table if table.version() == version else None
+        except Exception as error:
+            self._table = None
+            raise self._fault(error) from error
+
+    def _fault(self, error: Exception) -> errors.MillraceError:
+        if isinstance(error, errors.MillraceError):
+            return error
+        return self._place.failure(error) or errors.StoreUnavailable(
+            f"the commit was refused: {type(error).__name__}", retry_after_ms=1_000
+        )
 
     def _handle(self) -> DeltaTable:
         if self._table is None or self._opened_for != self._place.number:
@@ -169,13 +185,10 @@ class DeltaLog:
                 return self._settle(found.version)
         if later:
             raise VersionTaken from error
-        if isinstance(error, errors.MillraceError):
-            raise error
-        if error is not None and (known := self._place.failure(error)):
-            raise known from error
-        raise errors.StoreUnavailable(
-            f"the commit was refused: {type(error).__name__}", retry_after_ms=1_000
-        ) from error
+        if error is None:  # the log went on and was cut: `read_after` tells
+            self._looked_s = float("-inf")
+            raise VersionTaken
+        raise self._fault(error) from error
 
     def _must_reopen(self, version: Version) -> None:
         """A commit that makes the table unopenable was never acknowledged: it is taken out again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from svc_storage.ports import (
     CommitKind,
     CommitLog,
     DeadLetterFile,
+    LogTrimmed,
     TableFiles,
     VersionTaken,
     WriterState,
@@ -115,6 +117,24 @@ async def test_a_dropped_checkpoint_is_no_base_any_more(rig: Rig, table: tuple[C
     await log.trim(2)
     fresh, _ = rig.backend.open(UID)
     assert LogView(await fresh.recover()).head == view.head
+
+
+async def test_who_slept_while_the_log_was_cut_hears_so(rig: Rig, table: tuple[CommitLog, TableFiles]) -> None:
+    sleeper, _ = table
+    other, _ = rig.backend.open(UID)
+    view = LogView(await other.recover())
+    for number in range(4):
+        version = await other.append(commit(str(number), writers={"w": WriterState(1, number + 1)}), after=number)
+        view.publish((await other.read_after(version - 1))[0])
+        if number == 2:
+            await other.checkpoint(view.head, {})
+    await other.trim(3)
+    with pytest.raises(VersionTaken):
+        await sleeper.append(commit("late"), after=0)
+    with contextlib.suppress(LogTrimmed):
+        assert [found.version for found in await sleeper.read_after(0)] == [4]
+    assert (await sleeper.recover()).base.version == 3
+    assert await sleeper.append(commit("late", writers={"w": WriterState(1, 9)}), after=4) == 5
 
 
 async def test_files_are_whole_and_stay(table: tuple[CommitLog, TableFiles]) -> None:

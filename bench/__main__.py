@@ -11,6 +11,7 @@ MEASUREMENTS = {
     "p2-s3": "bench.p2_s3",
     "lookups": "bench.lookups",
     "p3": "bench.p3_chunks",
+    "p4": "bench.p4_native",
     "p6": "bench.p6_query",
     "hour": "bench.hour",
     "catalog": "bench.catalog",

@@ -272,6 +272,7 @@ class BlockingClient:
         rules: Sequence[storage_pb2.ColumnRule] = (),
         description: str = "",
         sequence_column: str = "",
+        native_lookup: bool = False,
     ) -> BlockingTable:
         made = self._client.create_table(
             name,
@@ -281,6 +282,7 @@ class BlockingClient:
             rules=rules,
             description=description,
             sequence_column=sequence_column,
+            native_lookup=native_lookup,
         )
         return BlockingTable(self._loop, self._loop.run(made))
 

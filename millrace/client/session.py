@@ -77,6 +77,7 @@ class Client:
         rules: Sequence[storage_pb2.ColumnRule] = (),
         description: str = "",
         sequence_column: str = "",
+        native_lookup: bool = False,
     ) -> Table:
         """`columns`: an Arrow schema or name -> type name ("int64", "timestamp[UTC]", "string?").
 
@@ -90,6 +91,7 @@ class Client:
             rules=rules,
             description=description,
             sequence_column=sequence_column,
+            native_lookup=native_lookup,
         )
         return self.table(name)
 

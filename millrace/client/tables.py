@@ -356,6 +356,7 @@ async def create_table(
     rules: Sequence[storage_pb2.ColumnRule] = (),
     description: str = "",
     sequence_column: str = "",
+    native_lookup: bool = False,
 ) -> storage_pb2.Table:
     """Raises ResourceExists, UnsupportedType, FieldInvalid."""
     table = storage_pb2.Table(
@@ -366,6 +367,7 @@ async def create_table(
         rules=rules,
         description=description,
         sequence_column=sequence_column,
+        native_lookup=native_lookup,
     )
     answer = await call(
         connection,

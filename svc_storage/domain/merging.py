@@ -256,7 +256,8 @@ def commit_of(entries: Sequence[Pending], merged: Merged, head: Snapshot) -> Com
         "deleted": str(merged.count(_GONE)),
         "upserts": merged.upserts,
     }
-    mark = WriterState(epoch=1, next_offset=(before.next_offset if before else 0) + 1, positions=done, owner="millrace")
+    # Nobody owns it: it is no writer that anybody could list, open or forget.
+    mark = WriterState(epoch=1, next_offset=(before.next_offset if before else 0) + 1, positions=done)
     plain = assembly.commit_of(entries, merged, head)
     return replace(plain, kind=CommitKind.MERGE, removes=merged.removes, writers={**plain.writers, MERGED: mark})
 

@@ -13,6 +13,7 @@ from svc_storage.domain import compaction, merging
 from svc_storage.domain.appending import AppendStream, Incoming
 from svc_storage.domain.definition import ColumnRule, TableDefinition, define
 from svc_storage.domain.group import Ack
+from svc_storage.domain.maintenance.writers import page
 from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.pinned import pin
 from svc_storage.domain.scans import Scan
@@ -109,6 +110,7 @@ async def test_rows_are_replaced_and_deleted(rig: Rig) -> None:
     event = summarise(table.commits_in(table.head - 1, table.head))
     assert (event.rows_added, event.rows_removed) == (2, 2)
     assert MERGED not in event.positions
+    assert [writer.id for writer in page(table, after="", limit=10)] == ["w"]
 
 
 async def test_an_older_row_is_ignored(rig: Rig) -> None:

@@ -6,10 +6,11 @@ DETACH ?=
 REPLICAS ?=
 BACKEND ?=
 SERVERS ?=
+FLEET := memory,s3
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench test-storage chaos chaos-stores clean server-set dev-set
+.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores clean server-set dev-set
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ chaos: dev-set ## a hundred episodes of kills and faults
 
 chaos-stores: dev-set ## episodes over one store: BACKEND=memory|local|s3|cassandra|cassandra3; goes on where it stopped
 	@exec $(RUN)/python -m tests.chaos.stores --backend $(or $(BACKEND),local)
+
+fleet: dev-set ## two replicas over S3: kills, stops, 10,000 versions watched (100,000 in memory); BACKEND=cassandra too
+	@FLEET_FULL=1 TEST_BACKENDS=$(or $(BACKEND),$(FLEET)) $(RUN)/python -m pytest tests/integration/fleet -q -s -p no:cacheprovider
 
 clean: down ## remove .venv and caches; data (.millrace) stays
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

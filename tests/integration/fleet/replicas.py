@@ -39,7 +39,8 @@ class Readers:
 
 @dataclass
 class Network:
-    """Who is reached where. `cut`: addresses that are not. `hung`: those that never answer. `sent`: proposals that arrived. `lose_answers`: of the next ones."""
+    """Who is reached where. `cut`: addresses that are not, `hung`: that never answer. `sent`: proposals that arrived. `lose_answers`: of
+    the next ones."""
 
     replicas: dict[str, Replica] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pyarrow as pa
+import pytest
 
 from millrace.client.session import Client
 from millrace.client.tables import Table
@@ -19,6 +20,8 @@ from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.types.v1 import types_pb2
 from tests.integration.fleet.conftest import FULL
 from tests.integration.fleet.processes import Processes
+
+pytestmark = pytest.mark.timeout(600)  # a server may have to be started first
 
 HAND_OVER_S = 8.0
 SLACK_S = 2.0

@@ -15,6 +15,8 @@ from svc_storage.ports import Commit, CommitKind, RequestMark, Version
 from tests.contract.storage.backends import NAME, ids, incoming
 from tests.integration.fleet.replicas import Place, Replica, two
 
+pytestmark = pytest.mark.timeout(600)  # a server may have to be started first
+
 
 async def send(stream: AppendStream, start: int, *counts: int) -> int:
     for count in counts:

@@ -6,9 +6,13 @@ import asyncio
 import time
 from contextlib import aclosing
 
+import pytest
+
 from svc_storage.domain.watch import Covered, Landed, WatchWish, watch
 from tests.integration.fleet.conftest import FULL
 from tests.integration.fleet.replicas import Place, two
+
+pytestmark = pytest.mark.timeout(3600)  # a server may have to be started first
 
 HOLD_UP_S = 1.0
 

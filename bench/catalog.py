@@ -5,8 +5,8 @@ renewal or a run's status meets. "32 callers": of each replica, so that changes 
 change on one replica to the watcher on another.
 
 What limits it: one caller waits for one conditional put (S3) or one lightweight transaction (Cassandra: four rounds and the commit log's
-sync) per change. Several replicas compete for the next number: whoever loses applies the winner's entry and tries again, so a second
-and third replica cost latency and add no throughput.
+sync) per change. Several replicas compete for the next number: whoever loses applies the winner's entry and tries again. On Cassandra
+transactions that meet in one partition time out after seconds, which is the p99 of three replicas that never pause.
 """
 
 from __future__ import annotations

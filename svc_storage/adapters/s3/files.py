@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -23,8 +24,8 @@ from svc_storage.ports import DataFile, Direct, DirectUrl
 
 T = TypeVar("T")
 URL_SECONDS = 15 * 60
-RANGE_BYTES = 1 << 20
-"""Of one read of a file that is too large for the cache."""
+RANGE_BYTES, RANGES_HELD = 512 << 10, 16
+"""Of one read of a file that is too large for the cache, and how many are kept: its columns are read side by side."""
 
 
 class S3Files:
@@ -129,12 +130,12 @@ class S3Files:
 
 
 class _Ranges(io.RawIOBase):
-    """A large object as a file: reads a mebibyte at a time, and keeps the last."""
+    """A large object as a file, for one reader at a time."""
 
     def __init__(self, objects: Objects, path: str, size: int) -> None:
         self._objects, self._path, self._size = objects, path, size
         self._at = 0
-        self._held, self._held_from = b"", 0
+        self._held: deque[tuple[int, bytes]] = deque(maxlen=RANGES_HELD)  # (where it begins, bytes), newest last
 
     def readable(self) -> bool:
         return True
@@ -155,13 +156,16 @@ class _Ranges(io.RawIOBase):
         start, self._at = self._at, max(self._at, end)
         if start >= end:
             return b""
-        if not self._held_from <= start <= end <= self._held_from + len(self._held):
-            until = min(self._size, max(end, start + RANGE_BYTES))
-            try:
-                self._held, self._held_from = self._objects.get_range(self._path, start, until), start
-            except FileNotFoundError as missing:
-                raise _missing(self._path) from missing
-        return self._held[start - self._held_from : end - self._held_from]
+        for held in self._held:
+            if held[0] <= start and end <= held[0] + len(held[1]):
+                return held[1][start - held[0] : end - held[0]]
+        until = min(self._size, max(end, start + RANGE_BYTES))
+        try:
+            fetched = self._objects.get_range(self._path, start, until)
+        except FileNotFoundError as missing:
+            raise _missing(self._path) from missing
+        self._held.append((start, fetched))
+        return fetched[: end - start]
 
 
 def _missing(path: str) -> errors.FileMissing:

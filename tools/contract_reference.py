@@ -139,7 +139,9 @@ times are ISO 8601 with an offset. Sources that are not `continuous` are run onc
 | --- | --- |
 | `columns` | name: [type](types.md), `?` behind it allows NULL |
 | `event_time` | the column of event time: a timestamp |
-| `primary_key` | a column or a list of columns that name a row; informative |
+| `primary_key` | a column or a list of columns that name a row: what `merge` replaces it by and `lookup` finds it by |
+| `sequence_column` | the column that says which of two rows of one key is the newer; cannot be changed |
+| `native_lookup` | `true`: keep the rows by key in a table of the store's own as well (Cassandra); when the table is made |
 | `rules` | column: `{minimum, maximum, allowed}`; what breaks one becomes a dead letter |
 | `description` | for people |
 | `retention` | `{keep_rows, exact, keep_versions}`: how long rows (by event time) and versions stay, as [here](../how-to/keep-less.md) |

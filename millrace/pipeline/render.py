@@ -121,6 +121,10 @@ def _table(table: storage_pb2.Table) -> dict[str, object]:
         out["event_time"] = table.event_time_column
     if table.primary_key:
         out["primary_key"] = list(table.primary_key)
+    if table.sequence_column:
+        out["sequence_column"] = table.sequence_column
+    if table.native_lookup:
+        out["native_lookup"] = True
     out["columns"] = {field.name: name_of(field.type, nullable=field.nullable) for field in schema}
     if table.rules:
         out["rules"] = {rule.column: _rule(rule) for rule in table.rules}

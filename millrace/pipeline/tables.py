@@ -14,13 +14,16 @@ from millrace.types.v1 import types_pb2
 from millrace.wire.schema import field_to_proto, type_from_proto
 from millrace.wire.values import value_to_proto
 
-_KEYS = ("columns", "event_time", "primary_key", "rules", "description", "retention")
+_KEYS = (
+    *("columns", "event_time", "primary_key", "sequence_column", "native_lookup"),
+    *("rules", "description", "retention"),
+)
 _RULES = ("minimum", "maximum", "allowed")
 
 
 def read_table(name: str, node: yaml.Node, path: str, problems: Problems) -> storage_pb2.Table:
-    """The Table of `node`: `columns` by type name (`string?` may be NULL), `event_time`, `primary_key`, `rules`,
-    `description`, `retention`."""
+    """The Table of `node`: `columns` by type name (`string?` may be NULL), `event_time`, `primary_key`,
+    `sequence_column`, `native_lookup`, `rules`, `description`, `retention`."""
     table = storage_pb2.Table(name=name)
     said = known_entries(node, path, _KEYS, problems)
     if "columns" in said:
@@ -32,6 +35,13 @@ def read_table(name: str, node: yaml.Node, path: str, problems: Problems) -> sto
         table.event_time_column = _column(said["event_time"][1], f"{path}.event_time", columns, problems)
     for index, item in enumerate(items(said["primary_key"][1], path, problems) if "primary_key" in said else ()):
         table.primary_key.append(_column(item, f"{path}.primary_key[{index}]", columns, problems))
+    if "sequence_column" in said:
+        table.sequence_column = _column(said["sequence_column"][1], f"{path}.sequence_column", columns, problems)
+    if "native_lookup" in said:
+        text = scalar(said["native_lookup"][1], f"{path}.native_lookup", problems) or ""
+        if text not in ("true", "false"):
+            problems.add(said["native_lookup"][1], f"{path}.native_lookup", "true or false")
+        table.native_lookup = text == "true"
     if "description" in said:
         table.description = scalar(said["description"][1], f"{path}.description", problems) or ""
     if "rules" in said:

@@ -12,7 +12,7 @@ from millrace.client.channel import Connection
 from millrace.engine.files import StorageFiles
 from millrace.engine.run import Engine
 from millrace.server.bootstrap import run
-from millrace.server.runtime import Composition, Runtime, ServiceSpec
+from millrace.server.runtime import Composition, Hook, Runtime, ServiceSpec
 from svc_analysis.adapters import workdir
 from svc_analysis.adapters.duckdb import DuckDbEngine, DuckDbLanguage
 from svc_analysis.adapters.remembered import RememberedTables
@@ -34,10 +34,9 @@ def assemble(settings: Settings, tables: Tables, spill: str, spans: Spans) -> Co
     """The service over whatever tables there are."""
     duckdb = Engine(settings.limits(), spill)
     engine, language = DuckDbEngine(duckdb), DuckDbLanguage()
-    pool = ThreadPoolExecutor(2, thread_name_prefix="rows")
     planner = Planner(tables, engine, language)
     live = LiveQuestions(planner, engine, Watches(tables), spans)
-    statistics = Statsmodels()
+    statistics, pool = Statsmodels(), ThreadPoolExecutor(2, thread_name_prefix="rows")
     queries = Queries(planner, engine)
     servicer = AnalysisServicer(
         queries,
@@ -62,22 +61,19 @@ def assemble(settings: Settings, tables: Tables, spill: str, spans: Spans) -> Co
 async def compose(settings: Settings, runtime: Runtime) -> Composition:
     connection = Connection(runtime.channel("storage"))
     mine = workdir.claim(settings.work_dir)
+    spool, limit = mine / "rows", settings.stream_mb << 20
     files = StorageFiles(
         connection,
         data_root=settings.data_dir,
-        spool=mine / "rows",
-        spool_limit_bytes=settings.stream_mb << 20,
+        spool=spool,
+        spool_limit_bytes=limit,
         endpoints=settings.store_endpoints,
     )
     made = assemble(
         settings, RememberedTables(StorageTables(files, connection)), str(mine / "spill"), runtime.telemetry
     )
-    release = partial(asyncio.to_thread, workdir.release, mine)
-    return replace(
-        made,
-        on_stop=[release, files.close, *made.on_stop],
-        counters=lambda: {**made.counters(), **files.counters()},
-    )
+    stop: list[Hook] = [partial(asyncio.to_thread, workdir.release, mine), files.close, *made.on_stop]
+    return replace(made, on_stop=stop, counters=lambda: {**made.counters(), **files.counters()})
 
 
 if __name__ == "__main__":

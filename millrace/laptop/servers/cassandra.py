@@ -22,7 +22,7 @@ from millrace.laptop.servers.cassandra_files import Options
 
 DATACENTER = "datacenter1"
 """What SimpleSnitch calls it."""
-START_LIMIT_S = 120.0
+START_LIMIT_S = 240.0
 STOP_LIMIT_S = 60.0
 _OPTIONS_FRAME = bytes.fromhex("040000000500000000")
 _SUPPORTED = 0x06

@@ -23,8 +23,8 @@ def check_server(session: Session) -> None:
     version, name = rows[0]
     if name == "Amazon Keyspaces" or _keyspaces(session.cluster):
         raise _refused(
-            "Amazon Keyspaces cannot hold tables: no lightweight transactions over blobs of 1 MiB, rows up to 1 MB with their keys, "
-            "no partition deletes at a timestamp"
+            "Amazon Keyspaces cannot hold tables: a row there is at most 1 MB (a chunk takes 1 MiB), tables cannot be given an id, "
+            "and deletes cannot carry a time"
         )
     numbers = tuple(int(part) for part in re.findall(r"\d+", str(version))[:2])
     if numbers < OLDEST:

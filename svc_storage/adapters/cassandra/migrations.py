@@ -58,7 +58,9 @@ def open_keyspace(session: Session, replication: Callable[[Session], int]) -> st
             f"CREATE TABLE IF NOT EXISTS {keyspace}.meta (key text PRIMARY KEY, value text) "
             f"WITH id = {uuid.uuid5(_IDS, keyspace)} AND comment = 'written by conditional statements only'"
         )
+    session.agree()  # another process may have made it a moment ago, through another node
     migrate(session, steps())
+    session.agree()
     session.wait_cas(_PUT_FIRST, "store_id", uuid.uuid4().hex)
     return _value(session, "store_id")
 

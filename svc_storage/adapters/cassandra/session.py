@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import threading
@@ -32,12 +33,14 @@ from millrace import errors
 from millrace.server.settings import Secret
 from svc_storage.adapters.cassandra import failures
 
+_log = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 DEFAULT_PORT = 9042
 TIMEOUT_S = 10.0
 """Of one request; the server's own limits are 2 to 5 s."""
 BUSY_S = 20.0
 RECONNECT_S = 0.5
+AGREE_S = 30.0
 BUFFER_BYTES = 262_144
 WRITES_IN_FLIGHT = 4 << 20
 READS_IN_FLIGHT = 16 << 20
@@ -141,12 +144,13 @@ class Session:
         self.place = place
         self.cluster, self._driver = cluster, driver
         self.writes, self.reads = Budget(WRITES_IN_FLIGHT), Budget(READS_IN_FLIGHT)
+        self._keyspace: str | None = None
         self._prepared: dict[str, PreparedStatement] = {}
         self._preparing = threading.Lock()
 
     def use(self, keyspace: str) -> None:
-        """Blocking. Tables without a keyspace are meant in this one from now on."""
-        self._driver.set_keyspace(keyspace)
+        """Tables without a keyspace are meant in this one, in what is prepared from now on."""
+        self._keyspace = keyspace
 
     def prepare(self, *texts: str) -> None:
         """Blocking. Known in advance, a text costs no round trip on its first use."""
@@ -218,6 +222,27 @@ class Session:
         except Exception as error:
             raise failures.translated(error, "a change of the schema") from error
 
+    def agree(self) -> None:
+        """Blocking. Waits until all nodes that are up know the same schema, half a minute at most."""
+        until = time.monotonic() + AGREE_S
+        while len(self._schema_versions()) > 1:  # asked of each: what one node knows of the others is a second old
+            if time.monotonic() > until:
+                _log.warning("the nodes of Cassandra do not agree about the schema")
+                return
+            time.sleep(0.1)
+
+    def _schema_versions(self) -> set[object]:
+        asked = [
+            self._driver.execute_async("SELECT schema_version FROM system.local WHERE key = 'local'", host=host)
+            for host in list(self._driver.get_pool_state())
+            if host.is_up
+        ]
+        found: set[object] = set()
+        for answer in asked:
+            with contextlib.suppress(Exception):  # a node that went down meanwhile
+                found.update(row[0] for row in answer.result())
+        return found
+
     async def close(self) -> None:
         await asyncio.to_thread(self.cluster.shutdown)
 
@@ -226,7 +251,9 @@ class Session:
         if found is None:
             with self._preparing:
                 try:
-                    found = self._prepared[cql] = self._prepared.get(cql) or self._driver.prepare(cql)
+                    found = self._prepared[cql] = self._prepared.get(cql) or self._driver.prepare(
+                        cql, keyspace=self._keyspace
+                    )
                 except Exception as error:
                     raise failures.translated(error, "while a statement was prepared") from error
         return found
@@ -281,6 +308,7 @@ class Pending:
 
 def connect(place: Place) -> Session:
     """Blocking. Raises StoreUnavailable, NotAllowed."""
+    logging.getLogger("cassandra").setLevel(logging.ERROR)  # it warns twice a second while a node is away
     hosts, port = _hosts(place.contact_points)
     balancing = TokenAwarePolicy(DCAwareRoundRobinPolicy(place.datacenter), shuffle_replicas=False)
     profile = ExecutionProfile(
@@ -304,7 +332,7 @@ def connect(place: Place) -> Session:
         compression=False,  # chunks are compressed
         connect_timeout=5.0,
         control_connection_timeout=5.0,
-        max_schema_agreement_wait=30.0,
+        max_schema_agreement_wait=AGREE_S,
     )
     try:
         return Session(cluster, cluster.connect(), place)

@@ -19,7 +19,7 @@ from svc_storage.adapters.cassandra.store import open_session
 from tests.integration.storage.on_cassandra import WIDE, Table, append, session_in, stored, table_in, wide_rows
 from tests.servers.cassandra import place, running
 
-pytestmark = [pytest.mark.needs("cassandra"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs("cassandra"), pytest.mark.timeout(300)]
 IDS = pa.schema([pa.field("id", pa.int64())])
 
 
@@ -49,10 +49,12 @@ async def test_what_was_acknowledged_survives_a_kill(node: Cassandra, session: S
         for number in range(100):
             await commit(table, number)
         node.nodes[0].kill()
-        with pytest.raises((errors.StoreUnavailable, errors.OutcomeUnknown)) as refused:
-            await commit(table, 100)
+        try:
+            with pytest.raises((errors.StoreUnavailable, errors.OutcomeUnknown)) as refused:
+                await commit(table, 100)
+        finally:
+            node.nodes[0].start()
         assert not isinstance(refused.value, errors.StoreUnavailable) or refused.value.retry_after_ms
-        node.nodes[0].start()
         await asyncio.to_thread(node.nodes[0].wait)
         await goes_on(table, 100)
         tail = await table.log.recover()
@@ -69,7 +71,7 @@ async def test_what_was_acknowledged_survives_a_kill(node: Cassandra, session: S
 
 async def goes_on(table: Table, number: int) -> None:
     """By itself, once the node is back: nothing is opened anew."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while True:
         try:
             return await commit(table, number)

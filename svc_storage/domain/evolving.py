@@ -7,37 +7,22 @@ first, beside the running commits; only those that came meanwhile are written wi
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.domain.assembly import new_name
+from svc_storage.domain.committing import Committing
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.schema_change import SchemaChange, evolve, needs_rewrite
-from svc_storage.domain.versions import LogView
-from svc_storage.ports import Commit, CommitKind, Committed, DataFile, Snapshot, TableFiles
+from svc_storage.ports import Commit, CommitKind, DataFile, Snapshot
 
 IN_TURN_BYTES = 16 * 1024 * 1024
 """Files of no more than this are written while appends wait."""
 _ROUNDS = 8
-
-
-class Committing(Protocol):
-    """What this needs of the table's committer."""
-
-    files: TableFiles
-    view: LogView
-
-    @property
-    def definition(self) -> TableDefinition: ...
-
-    async def turn(self, work: Callable[[], Awaitable[TableDefinition]]) -> TableDefinition: ...
-
-    async def commit(self, make: Callable[[], Commit]) -> Committed: ...
 
 
 @dataclass(slots=True)

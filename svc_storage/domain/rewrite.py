@@ -8,17 +8,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
 from svc_storage.domain.assembly import new_name
+from svc_storage.domain.committing import Committing
 from svc_storage.ports import Commit, CommitKind, Committed, DataFile, DeadLetterFile, TableFiles
-
-if TYPE_CHECKING:
-    from svc_storage.domain.committer import Committer
 
 Keep = Callable[[pa.RecordBatch], pa.RecordBatch]
 """The rows of a batch that stay, or what stands in their place."""
@@ -36,7 +33,7 @@ class Swap:
     id: str = ""
 
 
-async def swap(committer: Committer, what: Swap, *, now_us: int) -> Committed | None:
+async def swap(committer: Committing, what: Swap, *, now_us: int) -> Committed | None:
     """One commit. None when an input has left the table meanwhile: then nothing changed, and the outputs are removed.
 
     Raises what the log raises; after an unknown outcome the outputs stay, garbage collection takes them if no version names them."""
@@ -48,7 +45,7 @@ async def swap(committer: Committer, what: Swap, *, now_us: int) -> Committed | 
     return done
 
 
-async def _commit(committer: Committer, what: Swap, now_us: int) -> Committed | None:
+async def _commit(committer: Committing, what: Swap, now_us: int) -> Committed | None:
     id = f"{what.id}{secrets.token_hex(8)}"
 
     def make() -> Commit:

@@ -25,7 +25,11 @@ Options = descriptor_pb2.MethodOptions
 READS = tuple(
     "Get List Check Validate Explain Plan Lookup Read Watch Query Subscribe Preview Discover Profile Fit Forecast Render".split()  # noqa: SIM905
 )
-CHANGES = tuple("Commit Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain".split())  # noqa: SIM905
+CHANGES = tuple(
+    "Commit Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain Compact Expire Restore Erase Export Import".split()  # noqa: SIM905
+)
+RUNS = {"CheckTable"}
+"""Named like a read; it stores a run, and may repair."""
 SET_A_STATE = {"RenewLease", "ReleaseLease", "SetLogLevel", "Drain"}
 """IDEMPOTENT without a request_id: an epoch or the state itself makes a repeat harmless."""
 ENDS = {"end", "done", "finished", "error"}
@@ -75,9 +79,9 @@ def says_its_level(method: MethodDescriptor) -> str:
 def level_fits_the_name(method: MethodDescriptor) -> str:
     if method.client_streaming:
         return "" if level(method) == Options.IDEMPOTENCY_UNKNOWN else "a bidi RPC is IDEMPOTENCY_UNKNOWN"
-    if starts(method, READS):
+    if starts(method, READS) and method.name not in RUNS:
         return "" if level(method) == Options.NO_SIDE_EFFECTS else "a read is NO_SIDE_EFFECTS"
-    if starts(method, CHANGES):
+    if starts(method, CHANGES) or method.name in RUNS:
         return "" if level(method) == Options.IDEMPOTENT else "a change is IDEMPOTENT"
     return "begin with a verb of READS or CHANGES, or add yours there"
 

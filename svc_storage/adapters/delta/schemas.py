@@ -1,7 +1,8 @@
 """Other columns of a Delta table, as one commit that every Delta reader understands.
 
-delta-rs adds columns and relaxes NOT NULL by a commit of metadata alone. A wider type it refuses so (and readers that meet an older file refuse
-it as well: the table feature for it is read by neither delta-rs nor polars), so all files, written anew, replace the old ones in one overwrite.
+delta-rs adds columns and relaxes NOT NULL by a commit of metadata alone. A wider type it refuses so (and readers that meet an older file
+refuse it as well: the table feature for it is read by neither delta-rs nor polars), so all files, written anew, replace the old ones in
+one overwrite.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 def write(table: DeltaTable, commit: Commit) -> None:
-    """Blocking. `table` stands right before the commit, whose `removes` are all of its files where types change. Raises what delta-rs raises."""
+    """Blocking. `table` stands right before the commit, whose `removes` are all of its files where types change.
+
+    Raises what delta-rs raises."""
     assert commit.schema is not None
     properties = CommitProperties(
         custom_metadata={codec.KEY: codec.encode_record(commit)}, max_commit_retries=0, app_transactions=[]

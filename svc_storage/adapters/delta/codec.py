@@ -184,7 +184,9 @@ def _writer_state(raw: list[Any]) -> WriterState:
 def _added(add: Mapping[str, Any], version: Version) -> DataFile:
     stats = add.get("stats") or "{}"
     level = int(found[1]) if (found := _LEVEL.match(add["path"])) else 0
-    return DataFile(unquote(add["path"]), add["size"], rows_in(stats), level, version, add.get("modificationTime") or 0, stats)
+    return DataFile(
+        unquote(add["path"]), add["size"], rows_in(stats), level, version, add.get("modificationTime") or 0, stats
+    )
 
 
 def _guess(info: Mapping[str, Any], adds: list[Any], removes: list[Any], meta: Any) -> dict[str, Any]:

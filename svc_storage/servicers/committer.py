@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from millrace.errors import FieldInvalid, LeaseLost, NotAllowed
+from millrace.errors import LeaseLost, NotAllowed
 from millrace.server.identity import caller
 from millrace.storage.v1 import committer_pb2 as pb
 from millrace.storage.v1 import committer_pb2_grpc as grpc_pb
-from svc_storage.domain.commit_codec import decode
+from svc_storage.convert.committer import proposal_from
 from svc_storage.domain.leadership import Leader
 from svc_storage.domain.opened import Opened
 
@@ -24,12 +24,7 @@ class CommitterServicer(grpc_pb.CommitterServiceServicer):
         who = caller()
         if not who.is_service or who.principal != REPLICA:
             raise NotAllowed(f"`{who.principal}` may not do this: only replicas of storage may", hint="use AppendRows")
-        try:
-            proposal = decode(request.proposal)
-        except ValueError as wrong:
-            raise FieldInvalid("not a commit of this release", field="proposal") from wrong
-        if proposal.commit.id != request.request_id:
-            raise FieldInvalid("another commit's id", field="request_id")
+        proposal = proposal_from(request)
         table = await self._opened.table(request.table, uid=request.table_uid)
         if await self._leader.holder(request.table_uid):
             raise LeaseLost("another replica commits to this table", hint="look who holds the lease")

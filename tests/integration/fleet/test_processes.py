@@ -14,6 +14,7 @@ from contextlib import aclosing
 import pyarrow as pa
 import pytest
 
+from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.client.session import Client
 from millrace.client.tables import Table
 from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
@@ -134,22 +135,22 @@ def digest(messages: list[bytes]) -> str:
     return sink.hexdigest()
 
 
-async def holder_of(fleet: Processes, table: Table) -> int:
-    """Which replica commits to the table: the one that says it holds the lease."""
-    from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
+async def holder_of(fleet: Processes, table: Table, *among: int) -> int:
+    """Which of these replicas, or of all, commits to the table: the one that says it holds the lease. Waits until one does."""
+    async with fleet.client(*among) as client:
+        uid = (await client.table(table.name).info()).uid
+    while True:
+        for number in among or range(len(fleet.ports)):
+            async with fleet.client(number) as client:
+                connection = client.connection("storage")
+                stub = admin_pb2_grpc.AdminServiceStub(connection.channel)
+                said = await stub.GetStatus(admin_pb2.GetStatusRequest(), metadata=connection.metadata())
+                if any(lease.name == f"committers/{uid}" for lease in said.leases):
+                    return number
+        await asyncio.sleep(0.1)
 
-    uid = (await table.info()).uid
-    for number in range(len(fleet.ports)):
-        async with fleet.client(number) as client:
-            connection = client.connection("storage")
-            stub = admin_pb2_grpc.AdminServiceStub(connection.channel)
-            said = await stub.GetStatus(admin_pb2.GetStatusRequest(), metadata=connection.metadata())
-            if any(lease.name == f"committers/{uid}" for lease in said.leases):
-                return number
-    raise AssertionError("nobody holds it")
 
-
-async def under_load(fleet: Processes, fault: Callable[[int], Awaitable[None]]) -> tuple[float, list[int], int]:
+async def under_load(fleet: Processes, fault: Callable[[int, Table], Awaitable[None]]) -> tuple[float, list[int], int]:
     """Four writers while `fault` befalls the holder: (longest pause of the acks of all, ids, writers × batches × rows)."""
     writers, batches, rows = 4, 100 if FULL else 40, 25
     async with fleet.client() as client:
@@ -162,7 +163,7 @@ async def under_load(fleet: Processes, fault: Callable[[int], Awaitable[None]]) 
         ]
         while len(acks) < writers * batches // 4:
             await asyncio.sleep(0.02)
-        await fault(await holder_of(fleet, table))
+        await fault(await holder_of(fleet, table), table)
         await asyncio.gather(*loads)
         pauses = [after - before for before, after in itertools.pairwise(acks)]
         return max(pauses), await ids_of(table), writers * batches * rows + rows
@@ -171,7 +172,7 @@ async def under_load(fleet: Processes, fault: Callable[[int], Awaitable[None]]) 
 def test_nothing_is_lost_when_the_holder_is_killed(fleet: Processes) -> None:
     killed: list[int] = []
 
-    async def kill(number: int) -> None:
+    async def kill(number: int, table: Table) -> None:
         killed.append(number)
         await asyncio.to_thread(fleet.kill, number)
 
@@ -185,11 +186,11 @@ def test_nothing_is_lost_when_the_holder_is_killed(fleet: Processes) -> None:
 
 
 def test_a_holder_that_is_stopped_and_wakes_commits_nothing_twice(fleet: Processes) -> None:
-    async def stop(number: int) -> None:
+    async def stop(number: int, table: Table) -> None:
         fleet.signal(number, signal.SIGSTOP)
 
         async def wake() -> None:
-            await asyncio.sleep(9.0)
+            assert await holder_of(fleet, table, 1 - number) == 1 - number
             fleet.signal(number, signal.SIGCONT)
 
         waking.append(asyncio.create_task(wake()))

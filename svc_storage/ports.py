@@ -181,8 +181,8 @@ class Snapshot:
 class LogTail:
     """What a log holds: `base`, the oldest state that can still be opened, and every commit after it, ascending, without a gap.
 
-    `removed_us`: files that left the newest version before `base`, with the time they did; they are kept for pinned readers. Negative: they go
-    after this time (its amount), whatever retention says.
+    `removed_us`: files that left the newest version before `base`, with the time they did; they are kept for pinned readers.
+    Negative: they go after this time (its amount), whatever retention says.
     """
 
     base: Snapshot

@@ -46,6 +46,11 @@ class ServerSettings:
     supervisor_pid: int = 0  # end when this process is gone; 0: started by hand
     supervisor_fd: int = -1  # a pipe that closes when the supervisor dies, where the kernel cannot tell
 
+    @property
+    def address(self) -> str:
+        """host:port as another process reaches this one; empty when nobody can know before it listens."""
+        return f"{self.host}:{self.port}" if self.port else ""
+
     @classmethod
     def from_env(cls, service: str, env: Mapping[str, str]) -> Self:
         """Raises SettingsError listing every fault."""

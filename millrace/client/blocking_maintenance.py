@@ -65,6 +65,12 @@ class BlockingMaintenance:
     def check(self, *, sample: float = 1.0, repair: bool = False, run_id: str = "") -> Outcome:
         return self._loop.run(self._table.check(sample=sample, repair=repair, run_id=run_id))
 
+    def export(self, destination: str, *, version: int | None = None, run_id: str = "") -> Outcome:
+        return self._loop.run(self._table.export(destination, version=version, run_id=run_id))
+
+    def import_from(self, source: str, *, run_id: str = "") -> Outcome:
+        return self._loop.run(self._table.import_from(source, run_id=run_id))
+
     def writers(self) -> list[maintenance_pb2.TableWriter]:
         return self._loop.run(self._table.writers())
 

@@ -25,6 +25,8 @@ Request: TypeAlias = (
     | pb.RestoreTableRequest
     | pb.EraseRowsRequest
     | pb.CheckTableRequest
+    | pb.ExportTableRequest
+    | pb.ImportTableRequest
 )
 Progressed = Callable[[run_pb2.RunProgress], None]
 
@@ -157,6 +159,18 @@ class TableMaintenance:
         request = pb.CheckTableRequest(
             table=self._table, request_id=run_id or new_request_id(), sample=sample, repair=repair
         )
+        return await outcome(self._connection, request)
+
+    async def export(self, destination: str, *, version: int | None = None, run_id: str = "") -> Outcome:
+        """Writes `version`, the newest unless given, into the folder `destination` of storage's archive."""
+        request = pb.ExportTableRequest(
+            table=self._table, request_id=run_id or new_request_id(), destination=destination, version=version
+        )
+        return await outcome(self._connection, request)
+
+    async def import_from(self, source: str, *, run_id: str = "") -> Outcome:
+        """Makes this table, which must not exist, from the export in the folder `source` of storage's archive."""
+        request = pb.ImportTableRequest(table=self._table, request_id=run_id or new_request_id(), source=source)
         return await outcome(self._connection, request)
 
     async def writers(self) -> list[pb.TableWriter]:

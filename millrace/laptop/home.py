@@ -41,6 +41,11 @@ class Home:
     def data(self) -> Path:
         return Path(os.environ.get("MILLRACE_STORAGE_DATA_DIR") or self.root / "data").absolute()
 
+    @property
+    def archive(self) -> str:
+        """The URL of where exports go unless the environment says otherwise."""
+        return (self.root / "archive").absolute().as_uri()
+
     def token(self, principal: str) -> Path:
         return self.tokens / f"{principal}.token"
 

@@ -101,7 +101,10 @@ def _serve(
         await supervisor.run(options.on_ready, serving)
 
     try:
-        env = {"MILLRACE_STORAGE_BACKEND": backend}
+        env = {
+            "MILLRACE_STORAGE_BACKEND": backend,
+            "MILLRACE_STORAGE_ARCHIVE": os.environ.get("MILLRACE_STORAGE_ARCHIVE") or home.archive,
+        }
         if options.servers:
             server = backing(backend, home, tell)
             env |= server.start()

@@ -27,7 +27,7 @@ class Group(CommonOptions, click.Group):
 
 @click.group(cls=Group)
 def command() -> None:
-    """Keep tables small, true and lawful: compact, expire, restore, erase, check.
+    """Keep tables small, true and lawful: compact, expire, restore, erase, check, export, import.
 
     Each is a run that storage carries out: Ctrl-C leaves it at work, --run-id attaches to it again, `millrace storage
     runs` lists all.
@@ -187,6 +187,44 @@ def erase(
         shown.show(await shown.watched(session, request, "erase"), output)
 
     with_session(settings, work)
+
+
+@command.command(cls=Command)
+@click.argument("table")
+@click.argument("destination")
+@click.option("--version", type=click.IntRange(0), metavar="N", help="The version to export; without it, the newest.")
+@run_id
+@output
+@pass_settings
+def export(settings: Settings, table: str, destination: str, version: int | None, run_id: str, output: str) -> None:
+    """Write a version into the folder DESTINATION of storage's archive.
+
+    Rows with their checksums, the definition, writers' offsets, dead letters. One that was broken off goes on when it is
+    asked again.
+    """
+    request = pb.ExportTableRequest(
+        table=settings.full("tables", table), request_id=run_id or new_request_id(), destination=destination
+    )
+    if version is not None:
+        request.version = version
+    _run(settings, request, "export", output)
+
+
+@command.command("import", cls=Command)
+@click.argument("source")
+@click.argument("table")
+@run_id
+@output
+@pass_settings
+def import_(settings: Settings, source: str, table: str, run_id: str, output: str) -> None:
+    """Make TABLE from the export in the folder SOURCE of storage's archive.
+
+    It must not exist yet, and appears when all of it is there; writers go on at their offsets.
+    """
+    request = pb.ImportTableRequest(
+        table=settings.full("tables", table), request_id=run_id or new_request_id(), source=source
+    )
+    _run(settings, request, "import", output)
 
 
 @command.command(cls=Command)

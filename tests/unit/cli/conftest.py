@@ -66,7 +66,11 @@ def storage_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from svc_storage.config import Settings
 
     home = tmp_path_factory.mktemp("home")
-    env = {"MILLRACE_HOME": str(home), "MILLRACE_STORAGE_BACKEND": "memory"}
+    env = {
+        "MILLRACE_HOME": str(home),
+        "MILLRACE_STORAGE_BACKEND": "memory",
+        "MILLRACE_STORAGE_ARCHIVE": (home / "archive").as_uri(),
+    }
     spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
     yield from serve([spec], home, env)
 

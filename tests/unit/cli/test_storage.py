@@ -96,6 +96,21 @@ def test_writers(cli: Cli, orders: str) -> None:
     assert len(json.loads(cli("storage", "writers", orders, "-o", "json").out)) == 1
 
 
+def test_a_table_goes_out_and_comes_back(cli: Cli, orders: str, storage_home: Path) -> None:
+    first = report(cli("storage", "export", orders, f"{orders}/first", "--version", "2", "-o", "json").out)
+    assert first["notes"] == [f"3 rows in 1 files of `{orders}/first`"]
+    whole = cli("storage", "export", orders, f"{orders}/all")
+    assert (whole.code, f"6 rows in 1 files of `{orders}/all`" in whole.out) == (0, True), whole
+    assert (storage_home / "archive" / orders / "all" / "manifest.json").is_file()
+    copied = cli("storage", "import", f"{orders}/all", f"{orders}_copy")
+    assert (copied.code, f"imported from `{orders}/all`" in copied.out) == (0, True), copied
+    assert json.loads(cli("get", "tables", f"{orders}_copy", "-o", "json").out)["row_count"] == "6"
+    taken = cli("storage", "import", f"{orders}/all", orders)
+    assert (taken.code, "RESOURCE_EXISTS" in taken.err) == (1, True), taken
+    nothing = cli("storage", "import", "nothing", f"{orders}_new")
+    assert (nothing.code, "no finished export in `nothing`" in nothing.err) == (1, True), nothing
+
+
 def test_what_does_not_exist_is_said(cli: Cli, orders: str) -> None:
     said = cli("storage", "compact", orders[:-1])
     assert (said.code, "TABLE_NOT_FOUND" in said.err) == (1, True)

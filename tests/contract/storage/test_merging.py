@@ -12,9 +12,9 @@ from millrace import errors
 from svc_storage.domain import compaction, merging
 from svc_storage.domain.appending import AppendStream, Incoming
 from svc_storage.domain.definition import ColumnRule, TableDefinition, define
-from svc_storage.domain.group import Ack
+from svc_storage.domain.group import Ack, Pending
 from svc_storage.domain.maintenance.writers import page
-from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.pinned import pin
 from svc_storage.domain.scans import Scan
 from svc_storage.domain.schema_change import SchemaChange
@@ -243,6 +243,32 @@ async def test_compaction_between_merges(rig: Rig, monkeypatch: pytest.MonkeyPat
         if number % 4 == 3:
             await upkeep.compact(table)
     assert held(table) == model
+
+
+async def test_a_compaction_meanwhile_is_taken_in(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process swaps the files between the decision and the commit: it is decided anew."""
+    monkeypatch.setattr(compaction, "FAN_IN", 4)
+    table = await rig.create(defined())
+    stream = await merger(rig)
+    await merge(stream, table, *([up(key, "a", 1)] for key in range(6)))
+    other = Opened(rig.catalog, rig.backend, rig.leases, rig.clock)
+    theirs = await other.table(NAME)
+    real, raced = merging.write_files, list[Version]()
+
+    async def racing(into: merging.Into, entries: Sequence[Pending], *, time_us: int) -> merging.Merged:
+        written = await real(into, entries, time_us=time_us)
+        if not raced:
+            await Upkeep(other, rig.catalog, rig.backend, NoReaders(), rig.clock, Policy()).compact(theirs)
+            raced.append(theirs.head)
+        return written
+
+    monkeypatch.setattr(merging, "write_files", racing)
+    told = await merge(stream, table, [up(1, "b", 2), gone(2, 2), up(9, "c", 1)])
+    assert (told.rows_written, told.rows_updated, told.rows_deleted) == (2, 1, 1)
+    assert held(table) == {0: ("a", 1), 1: ("b", 2), 3: ("a", 1), 4: ("a", 1), 5: ("a", 1), 9: ("c", 1)}
+    kinds = [found.commit.kind for found in table.commits_in(table.head - 2, table.head)]
+    assert kinds == [CommitKind.COMPACT, CommitKind.MERGE]
+    await other.close()
 
 
 async def test_other_columns_meanwhile(rig: Rig) -> None:

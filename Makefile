@@ -10,12 +10,12 @@ FLEET := memory,s3
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores clean server-set dev-set
+.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores clean server-set dev-set weed-set
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: server-set ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns; REPLICAS=2 BACKEND=s3 SERVERS=1 starts a fleet
+up: server-set $(if $(filter-out 0,$(SERVERS)),$(if $(filter s3,$(or $(BACKEND),$(MILLRACE_STORAGE_BACKEND))),weed-set)) ## start the five services and the demo; PORT_BASE=7400 moves the ports, DETACH=1 returns; REPLICAS=2 BACKEND=s3 SERVERS=1 starts a fleet
 	@exec $(RUN)/millrace up $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(filter-out 0,$(DETACH)),--detach) \
 	  $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(filter-out 0,$(SERVERS)),--servers)
 
@@ -54,6 +54,6 @@ clean: down ## remove .venv and caches; data (.millrace) stays
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@[ ! -d .millrace ] || echo "the data stays: remove it with \`rm -r .millrace\`"
 
-server-set dev-set:
+server-set dev-set weed-set:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here: install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@$(PYTHON) tools/install.py $(@:-set=)

@@ -1,4 +1,5 @@
-"""Makes `.venv` and installs one locked set into it: `server` (what runs) or `dev` (that and what tests need).
+"""Makes `.venv` and installs one locked set into it: `server` (what runs), `dev` (that and what tests need), or `weed` (the S3 server
+of a laptop).
 
 Runs on whatever Python the machine calls python3, before anything is installed: standard library only. A stamp, written last,
 remembers what is installed; `dev` holds all of `server`, so `make up` after `make test` installs nothing. A `.venv` without a
@@ -30,8 +31,9 @@ STEPS = {
         (*BUILT, "--use-pep517", "--require-hashes", "-r", "requirements/sdist.txt"),
         (*BUILT, "-e", "."),
     ],
+    "weed": [(*LOCKED, "-r", "requirements/weed.txt")],
 }
-ENOUGH = {"server": ("server", "dev"), "dev": ("dev",)}
+ENOUGH = {"server": ("server", "dev"), "dev": ("dev",), "weed": ("weed", "dev")}
 
 
 def key(name: str) -> str:

@@ -9,6 +9,7 @@ compile() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
         --no-header --no-annotate --fork-strategy fewest "$@"
 }
-compile "$@" client.in server.in build.in dev.in -o dev.txt
+compile "$@" client.in server.in build.in weed.in dev.in -o dev.txt
 compile client.in server.in build.in -c dev.txt -o server.txt
 compile client.in -c dev.txt -o client.txt
+compile weed.in -c dev.txt -o weed.txt

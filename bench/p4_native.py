@@ -82,7 +82,7 @@ class Loads:
         written = self.loop.run_until_complete(self.key_table.put(state, 1, batches()))
         took = time.perf_counter() - began
         assert written == ROWS
-        self._check(state.name, took)
+        self._drop(state.name, took)
         return took
 
     def dsbulk(self, name: str, file: str, definition: str) -> float:
@@ -91,13 +91,10 @@ class Loads:
         began = time.perf_counter()
         dsbulk.load(self.folder / file, self.session.place.keyspace, table, self.points, self.folder / "logs")
         took = time.perf_counter() - began
-        if file != "one.csv":
-            self._check(table, took)
+        self._drop(table, took)
         return took
 
-    def _check(self, table: str, took: float) -> None:
-        found = self.session.wait(f"SELECT count(*) FROM {table}", timeout_s=120.0)[0][0]
-        assert found == ROWS, f"{table}: {found} rows"
+    def _drop(self, table: str, took: float) -> None:
         print(f"  {table.partition('_')[0]}: {took:.1f} s, {ROWS / took:,.0f} rows/s", file=sys.stderr)
         self.session.define(f"DROP TABLE {self.session.place.keyspace}.{table}")
 

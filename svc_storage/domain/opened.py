@@ -19,10 +19,12 @@ from svc_storage.domain.leadership import Fleet
 from svc_storage.domain.plans import Plans
 from svc_storage.domain.versions import LogView
 from svc_storage.ports import (
+    MERGED,
     Backend,
     Catalog,
     Clock,
     Commit,
+    CommitKind,
     CommitLog,
     Committed,
     DataFile,
@@ -35,6 +37,9 @@ from svc_storage.ports import (
     TableView,
     Version,
 )
+
+_OF_ROWS = (CommitKind.MERGE, CommitKind.RESTORE)
+"""Kinds that take rows away, and no dead letters by that."""
 
 
 class OpenTable:
@@ -359,13 +364,16 @@ def _as_data(path: str, size_bytes: int, row_count: int, added_in: Version) -> D
 
 
 def _dead_part(found: Committed) -> Commit:
+    """What a commit did to the letters, whatever it did to the rows: an erasure of letters is no append, a merge of rows is one."""
     commit = found.commit
+    gone = commit.dead_letters_removed
     return Commit(
         id=commit.id,
-        kind=commit.kind,
+        kind=CommitKind.MERGE if gone else CommitKind.APPEND if commit.kind in _OF_ROWS else commit.kind,
         time_us=commit.time_us,
         adds=tuple(_as_data(file.path, file.size_bytes, file.row_count, found.version) for file in commit.dead_letters),
-        writers=commit.writers,
+        removes=tuple(_as_data(file.path, file.size_bytes, file.row_count, file.added_in) for file in gone),
+        writers={name: state for name, state in commit.writers.items() if name != MERGED},
         event_time_high_us=commit.time_us,
         trace_context=commit.trace_context,
     )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
+from svc_storage.domain import rewrite
 from svc_storage.domain.appending import Incoming
 from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import define
@@ -23,6 +24,7 @@ from svc_storage.domain.predicates import Compare, In, Op
 from svc_storage.domain.retention import Retention
 from svc_storage.domain.scans import Scan
 from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
+from svc_storage.domain.versions import newest_first
 from svc_storage.ports import CommitKind, Derived, Version
 from tests.contract.storage.backends import NAME, SCHEMA, Rig, ids, incoming, read, rows
 
@@ -364,3 +366,32 @@ async def test_rows_that_come_in_during_an_erasure_are_looked_at(rig: Rig) -> No
     await Everywhere(rig.opened, Made(), heard, rig.clock).erase(NAME, erasure(1, 10), run="x", principal="p")
     assert set(ids(table)) & {1, 10} == set()
     assert heard.reports[0].rows_erased == 2
+
+
+# -- what followers of the dead letters see
+async def test_an_erasure_of_letters_is_a_removing_change_to_their_followers(rig: Rig) -> None:
+    table = await rig.create()
+    await fill(rig, 2, dead=[b'{"id": 4}', b'{"id": 5}'])
+    letters = await rig.opened.view(NAME + "$dead_letters")
+    read_through = letters.head
+    (file,) = table.versions.head.dead_letters
+    swap = rewrite.Swap(kind=CommitKind.MERGE, dead_inputs=(file,), id="e/")
+    assert await rewrite.swap(table.committer, swap, now_us=rig.clock.now_us()) is not None
+    with pytest.raises(errors.ChangesNotAppendOnly):
+        await pin(letters, Scan(letters.row.name, after_version=read_through), letters.head)
+    (event,) = newest_first(letters, before=letters.head + 1, limit=1)
+    assert (event.kind, event.rows_added, event.rows_removed) == (CommitKind.MERGE, 0, 2)
+    (of_rows,) = newest_first(table, before=table.head + 1, limit=1)
+    assert (of_rows.rows_added, of_rows.rows_removed) == (0, 0)
+
+
+async def test_rows_that_go_concern_no_follower_of_dead_letters(rig: Rig) -> None:
+    table = await rig.create()
+    await fill(rig, 1, dead=[b"?"])
+    letters = await rig.opened.view(NAME + "$dead_letters")
+    read_through, whole = letters.head, table.versions.head.files
+    swap = rewrite.Swap(kind=CommitKind.MERGE, inputs=tuple(whole.values()), id="e/")
+    assert await rewrite.swap(table.committer, swap, now_us=rig.clock.now_us()) is not None
+    await fill(rig, 1, dead=[b"!"])
+    found = await pin(letters, Scan(letters.row.name, after_version=read_through), letters.head)
+    assert sum(file.row_count for file in found.files) == 1

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from millrace import errors
 from millrace.client import status
 from millrace.client.resume import Backoff, resumable
 
@@ -96,6 +97,7 @@ async def call(
 
     Repeats what section 5 of the contracts lets a client repeat, with back-off, until `deadline_s` is over. Raises millrace.errors."""
     backoff = Backoff(tries=tries, limit_s=deadline_s)
+    before: errors.MillraceError | None = None
     while True:
         try:
             found = await status.raising(
@@ -103,9 +105,12 @@ async def call(
             )
         except status.CALL_ERRORS as error:
             failure = status.error_of(error)
+            if before is not None and isinstance(failure, errors.DeadlineTooShort):
+                raise before from error  # what kept the answer away says more than that time ran out
             if not resumable(failure):
                 raise failure from error
             await backoff.pause(failure)
+            before = failure
             continue
         assert isinstance(found, answer)
         return found

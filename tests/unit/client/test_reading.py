@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 
 import pyarrow as pa
 import pytest
+from google.rpc import code_pb2
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 from millrace import errors
 from millrace.client.channel import Connection, open_channel
@@ -18,7 +21,7 @@ from millrace.client.status import Refused, Unreachable
 from millrace.client.watch import watch_table
 from millrace.storage.v1 import storage_pb2
 from millrace.types.v1 import types_pb2
-from tests.unit.client.scripted import TABLE, Cutter, Faults, Storage, numbered, storage_at
+from tests.unit.client.scripted import TABLE, Cutter, Faults, Storage, numbered, rich, storage_at
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +167,23 @@ async def test_unary_calls_are_repeated_until_their_deadline() -> None:
                 deadline_s=0.3,
                 answer=storage_pb2.GetTableResponse,
             )
+
+
+async def test_a_deadline_that_ends_the_repeats_says_what_kept_failing() -> None:
+    from millrace.client.channel import call
+
+    tries = 0
+
+    async def failing(request: object, *, metadata: object, timeout: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:  # what was left of the time is over in the middle of a call
+            raise AioRpcError(StatusCode.DEADLINE_EXCEEDED, Metadata(), Metadata())
+        status = rich(code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", retry_ms=1)
+        details = Metadata(("grpc-status-details-bin", status.SerializeToString()))
+        raise AioRpcError(StatusCode.UNAVAILABLE, Metadata(), details)
+
+    async with open_channel("127.0.0.1:1") as channel:
+        with pytest.raises(errors.StoreUnavailable) as failed:
+            await call(Connection(channel), failing, object(), answer=storage_pb2.GetTableResponse)
+    assert (tries, failed.value.retry_after_ms) == (3, 1)

@@ -16,7 +16,7 @@ from millrace.client.session import Client
 from millrace.laptop.home import Home
 from millrace.laptop.servers.process import free_loopback_ports
 
-READY_S = 60.0
+READY_S = 120.0
 
 
 class Processes:
@@ -58,7 +58,10 @@ class Processes:
     def _wait(self, number: int) -> None:
         with grpc.insecure_channel(self.addresses[number]) as channel:
             asked = health_pb2.HealthCheckRequest(service="readiness")
-            answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=READY_S, wait_for_ready=True)
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=READY_S, wait_for_ready=True)
+            except grpc.RpcError:
+                raise AssertionError(f"replica {number} does not serve:\n{self.log(number)[-2000:]}") from None
         assert answer.status == health_pb2.HealthCheckResponse.SERVING, self.log(number)[-2000:]
 
     def signal(self, number: int, what: signal.Signals) -> None:

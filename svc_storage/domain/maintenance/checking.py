@@ -16,6 +16,7 @@ from svc_storage.domain import dead_letters, plans
 from svc_storage.domain.maintenance.reporting import Done, Fault, TableReport, Teller, add_rows
 from svc_storage.domain.maintenance.truth import wrong_statistics
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.transfer.importing import WRITER as IMPORT
 from svc_storage.domain.versions import fold
 from svc_storage.ports import (
     Clock,
@@ -207,7 +208,9 @@ def commit_faults(before: Snapshot, committed: Committed) -> Iterable[Fault]:
         before.files[f.path].row_count for f in commit.removes if f.path in before.files
     ):
         yield Fault(code="ROWS_CHANGED", message="a compaction changed the number of rows", version=version)
-    if commit.kind is CommitKind.APPEND and commit.writers:
+    if (
+        commit.kind is CommitKind.APPEND and commit.writers and set(commit.writers) != {IMPORT}
+    ):  # an import counts files
         yield from _positions(before, commit, version)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from millrace.server.settings import Env, Secret, SettingsError
 
 AREAS = ("extract", "storage", "transform", "analysis", "viz")
 PORTS = {"page": 7400, "extract": 7401, "storage": 7402, "transform": 7403, "analysis": 7404, "viz": 7405}
+ANYWHERE = ("0.0.0.0", "::", "[::]")
 SHARED_NAMES = ("PORT", "TARGET")
 """Below each service's own prefix, but read here: a service's Env does not call them unknown (`service_env`)."""
 
@@ -48,8 +51,15 @@ class ServerSettings:
 
     @property
     def address(self) -> str:
-        """host:port as another process reaches this one; empty when nobody can know before it listens."""
-        return f"{self.host}:{self.port}" if self.port else ""
+        """host:port as another process reaches this one; empty when nobody can know before it listens. Who listens everywhere is
+        reached at the address of its own host name: in a cluster the pod's."""
+        if not self.port:
+            return ""
+        if self.host not in ANYWHERE:
+            return f"{self.host}:{self.port}"
+        with contextlib.suppress(OSError):
+            return f"{socket.gethostbyname(socket.gethostname())}:{self.port}"
+        return ""
 
     @classmethod
     def from_env(cls, service: str, env: Mapping[str, str]) -> Self:

@@ -99,3 +99,11 @@ def test_shared_faults_are_all_named(tmp_path: Path) -> None:
         ServerSettings.from_env("storage", env)
     for name in env:
         assert any(fault.startswith(name) for fault in caught.value.faults), name
+
+
+def test_a_server_that_listens_everywhere_is_reached_at_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostbyname", lambda name: "10.1.2.3")
+    home = Path("/nowhere")
+    assert ServerSettings(service="storage", home=home, host="0.0.0.0", port=7402).address == "10.1.2.3:7402"
+    assert ServerSettings(service="storage", home=home, port=7402).address == "127.0.0.1:7402"
+    assert ServerSettings(service="storage", home=home).address == ""

@@ -88,9 +88,8 @@ async def scan(connection: Connection, name: str, columns: list[str] | None) -> 
     """(rows, bytes in memory, seconds)."""
     began = time.perf_counter()
     rows = size = 0
-    async with Table(connection, name).read(columns=columns) as found:
-        async for batch in found:
-            rows, size = rows + batch.num_rows, size + batch.nbytes
+    async for batch in Table(connection, name).read(columns=columns).batches():
+        rows, size = rows + batch.num_rows, size + batch.nbytes
     return rows, size, time.perf_counter() - began
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "bench-token"
-START_LIMIT_S = 30.0
+START_LIMIT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,13 @@ class CassandraBackend:
 
     async def create(self, uid: str, schema: pa.Schema, *, time_us: int) -> None:
         values = (uid, time_us, codec.schema_bytes(schema), Bases().text(), "[]")
-        try:
-            await self._session.cas(_CREATE, *values)
-        except errors.OutcomeUnknown:
-            await self._session.cas(_CREATE, *values)  # settles the first one; either way it is there
+        for tries_left in (2, 1, 0):  # the next one settles the one before; either way it is there
+            try:
+                await self._session.cas(_CREATE, *values)
+                return
+            except errors.OutcomeUnknown:
+                if not tries_left:
+                    raise
 
     def open(self, uid: str) -> tuple[CassandraLog, CassandraFiles]:
         return CassandraLog(self._session, uid, self._pool), CassandraFiles(self._session, uid, self._pool)

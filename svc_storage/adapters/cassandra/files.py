@@ -166,14 +166,14 @@ class CassandraFiles:
     # -- records, listing, removal
     def _put_record(self, name: str, content: bytes) -> None:
         replaced = self._session.wait(_GET_RECORD, self._uid, name)
+        _, noted = self._paths.note(RECORDS + name, 1)
         if len(content) <= INLINE_BYTES:
-            self._paths.note(RECORDS + name, 1)
             self._session.wait(_PUT_RECORD, self._uid, name, content, "")
         else:
             file = f"{RECORDS}{name}@{uuid.uuid4().hex}"
-            self._paths.note(RECORDS + name, 1)
             self._objects.put(file, content)
             self._session.wait(_PUT_RECORD, self._uid, name, b"", file)
+        noted.rows()
         self._drop_objects(replaced)
 
     def _get_record(self, name: str) -> bytes | None:
@@ -261,6 +261,7 @@ class _Writer:
             raise errors.RowTooLarge("the file has more columns and row groups than its index can hold")
         self._note(1)
         self._objects.put(self._path, content)
+        settle(self._sent)
         return self._size + len(content)
 
     def abandon(self) -> None:
@@ -307,15 +308,16 @@ class _Writer:
         return Chunk(self._part, raw, len(packed), tuple(map(zlib.crc32, pieces)))
 
     def _note(self, parts: int) -> None:
-        """Before the first byte of a partition is written, the file is known to have it."""
+        """Before the first byte of a partition is sent, the word that the file has it is."""
         if parts <= self._noted:
             return
         if self._bucket < 0:
             self._noted = parts if parts == 1 else parts + PARTS_AHEAD
-            self._bucket = self._paths.note(self._path, self._noted)
+            self._bucket, noted = self._paths.note(self._path, self._noted)
         else:
             self._noted = parts + PARTS_AHEAD
-            self._paths.note_again(self._path, self._bucket, self._noted)
+            noted = self._paths.note_again(self._path, self._bucket, self._noted)
+        self._sent.append(noted)
 
 
 class _Asked:

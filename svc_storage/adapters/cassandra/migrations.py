@@ -6,6 +6,7 @@ table id follows from the keyspace's name, so two processes that make it at the 
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 
 from millrace import errors
-from svc_storage.adapters.cassandra.session import Session
+from svc_storage.adapters.cassandra.session import Row, Session
 
 LOCK_S = 60
 """A process that died while it changed the keyspace holds others up for so long."""
@@ -50,7 +51,7 @@ def open_keyspace(session: Session, replication: Callable[[Session], int]) -> st
             f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
             f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replication(session)}}}"
         )
-    session.use(keyspace)
+    session.agree()  # another process may have made it a moment ago, through another node
     if not session.wait(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'meta'", keyspace
     ):
@@ -58,20 +59,22 @@ def open_keyspace(session: Session, replication: Callable[[Session], int]) -> st
             f"CREATE TABLE IF NOT EXISTS {keyspace}.meta (key text PRIMARY KEY, value text) "
             f"WITH id = {uuid.uuid5(_IDS, keyspace)} AND comment = 'written by conditional statements only'"
         )
-    session.agree()  # another process may have made it a moment ago, through another node
+    session.agree()
+    session.use(keyspace)
     migrate(session, steps())
     session.agree()
-    session.wait_cas(_PUT_FIRST, "store_id", uuid.uuid4().hex)
+    _settled(session, _PUT_FIRST, "store_id", uuid.uuid4().hex)
     return _value(session, "store_id")
 
 
 def migrate(session: Session, known: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Blocking. Applies what is missing of `known`. Raises StoreUnavailable."""
     until = time.monotonic() + WAIT_S
-    session.wait_cas(_PUT_FIRST, "version", "0")
+    _settled(session, _PUT_FIRST, "version", "0")
     while (version := int(_value(session, "version"))) < len(known):
         holder = uuid.uuid4().hex
-        if session.wait_cas(_LOCK, holder, LOCK_S) is not None:
+        stood = _settled(session, _LOCK, holder, LOCK_S)
+        if stood is not None and stood[-1] != holder:
             if time.monotonic() > until:
                 raise errors.StoreUnavailable("another process has been changing the keyspace for minutes")
             time.sleep(0.2)
@@ -79,7 +82,7 @@ def migrate(session: Session, known: Sequence[tuple[str, Sequence[str]]]) -> Non
         try:
             _apply(session, known, version)
         finally:
-            session.wait_cas(_UNLOCK, holder)
+            _settled(session, _UNLOCK, holder)
     if version > len(known):
         raise errors.StoreUnavailable(
             f"the keyspace `{session.place.keyspace}` has form {version}, this release knows up to {len(known)}",
@@ -89,7 +92,7 @@ def migrate(session: Session, known: Sequence[tuple[str, Sequence[str]]]) -> Non
 
 def claim(session: Session, cluster: str) -> None:
     """Blocking. Marks the keyspace as one Millrace cluster's. Raises StoreUnavailable when it is another's."""
-    session.wait_cas(_PUT_FIRST, "cluster", cluster)
+    _settled(session, _PUT_FIRST, "cluster", cluster)
     if (owner := _value(session, "cluster")) != cluster:
         raise errors.StoreUnavailable(
             f"the keyspace `{session.place.keyspace}` belongs to the cluster `{owner}`, this one is `{cluster}`",
@@ -102,7 +105,7 @@ def _apply(session: Session, known: Sequence[tuple[str, Sequence[str]]], seen: i
     for _, statements in known[version:] if version >= seen else ():
         for statement in statements:
             session.define(_qualified(statement, session.place.keyspace))
-        session.wait_cas(_MOVE, str(version + 1), "version", str(version))
+        _settled(session, _MOVE, str(version + 1), "version", str(version))
         version += 1
 
 
@@ -124,6 +127,18 @@ def _datacenter(session: Session) -> str:
     if session.place.datacenter:
         return session.place.datacenter
     return str(session.wait("SELECT data_center FROM system.local WHERE key = 'local'")[0][0])
+
+
+def _settled(session: Session, cql: str, *values: object) -> Row | None:
+    """`wait_cas` until it is known what came of it: each of these may be repeated. Many who start at once get in each other's way."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return session.wait_cas(cql, *values)
+        except errors.OutcomeUnknown:
+            if time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.05, 0.5))
 
 
 def _value(session: Session, key: str) -> str:

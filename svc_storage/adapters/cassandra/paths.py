@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from millrace import errors
 from svc_storage.adapters.cassandra.objects import settle
-from svc_storage.adapters.cassandra.session import Session
+from svc_storage.adapters.cassandra.session import Pending, Session
 
 HOUR_US = 3_600_000_000
 OLD_HOURS = 26
@@ -48,17 +48,16 @@ class Paths:
         self._open: set[int] = set()  # buckets that are in the table's list
         self._opening = threading.Lock()
 
-    def note(self, path: str, parts: int) -> int:
-        """A file is about to have so many partitions; its bucket."""
+    def note(self, path: str, parts: int) -> tuple[int, Pending]:
+        """A file is about to have so many partitions; its bucket, and the note on its way: what is sent after it arrives after it."""
         now_us = time.time_ns() // 1000
         bucket = now_us // HOUR_US
         self._ensure(bucket)
-        self._session.wait(_NOTE, self._uid, bucket, path, now_us, parts)
-        return bucket
+        return bucket, self._session.start(_NOTE, self._uid, bucket, path, now_us, parts)
 
-    def note_again(self, path: str, bucket: int, parts: int) -> None:
+    def note_again(self, path: str, bucket: int, parts: int) -> Pending:
         """It gets more."""
-        self._session.wait(_NOTE, self._uid, bucket, path, time.time_ns() // 1000, parts)
+        return self._session.start(_NOTE, self._uid, bucket, path, time.time_ns() // 1000, parts)
 
     def list(self) -> Sequence[Listed]:
         """Every row, removed files included; a path that was put several times has several."""

@@ -132,7 +132,8 @@ async def test_who_slept_while_the_log_was_cut_hears_so(rig: Rig, table: tuple[C
     with pytest.raises(VersionTaken):
         await sleeper.append(commit("late"), after=0)
     with contextlib.suppress(LogTrimmed):
-        assert [found.version for found in await sleeper.read_after(0)] == [4]
+        # A log may keep for a while what it has cut: then all of it is told, else there is a gap.
+        assert [found.version for found in await sleeper.read_after(0)] in ([4], [1, 2, 3, 4])
     assert (await sleeper.recover()).base.version == 3
     assert await sleeper.append(commit("late", writers={"w": WriterState(1, 9)}), after=4) == 5
 

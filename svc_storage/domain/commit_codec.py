@@ -73,7 +73,7 @@ def decode(content: bytes) -> Proposal:
         )
         places = {name: WriterPlace(*fields) for name, fields in raw["places"].items()}
         return Proposal(commit=commit, after=raw["after"], schema_id=raw["base_schema_id"], places=places)
-    except (zlib.error, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (zlib.error, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise ValueError("not a proposed commit") from error
 
 

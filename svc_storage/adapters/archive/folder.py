@@ -21,12 +21,12 @@ class FolderArchive:
         try:
             disk.put(self._root / name, content)
         except OSError as error:
-            raise disk.from_os_error(error) from error
+            raise _fault(error, name) from error
 
     def get(self, name: str) -> bytes | None:
         try:
             return (self._root / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise disk.from_os_error(error) from error
@@ -42,7 +42,7 @@ class FolderArchive:
             disk.fsync_folder(target.parent)
             return ArchivePart(f"{name}.parquet", rows, target.stat().st_size, sha256(target))
         except OSError as error:
-            raise disk.from_os_error(error) from error
+            raise _fault(error, name) from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -50,9 +50,22 @@ class FolderArchive:
         path = self._root / part.name
         try:
             found = sha256(path)
-        except FileNotFoundError as missing:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as missing:
             raise errors.FileMissing(f"{part.name} of the archive is missing") from missing
+        except OSError as error:
+            raise disk.from_os_error(error) from error
         if found != part.sha256:
             raise errors.ChecksumMismatch(f"{part.name} of the archive is not the file that was exported")
         with pa.OSFile(str(path), "rb") as source:
             yield from read_rows(source, part.name, schema)
+
+
+def _fault(error: OSError, name: str) -> errors.MillraceError:
+    """What stands in the way stays there: no later try gets further."""
+    if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):
+        return errors.ResourceExists(
+            f"`{name}` does not fit into the archive: a file stands where a folder is needed, or the other way round",
+            field="destination",
+            hint="choose another destination",
+        )
+    return disk.from_os_error(error)

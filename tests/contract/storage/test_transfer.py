@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from millrace import errors
@@ -141,6 +146,83 @@ async def test_what_cannot_be_is_refused(rig: Rig, filled: OpenTable, archive: A
     archive.put("backup/manifest.json", b"{")
     with pytest.raises(errors.ChecksumMismatch, match="manifest"):
         await import_(rig, archive)
+
+
+def _rows(**changed: object) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["rows"][0].update(changed)
+
+
+def _top(**changed: object) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest.update(changed)
+
+
+def _definition(**changed: object) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["definition"] = json.dumps({**json.loads(manifest["definition"]), **changed})
+
+    return change
+
+
+def _writer(**changed: object) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["writers"]["w"].update(changed)
+
+
+LIES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "another count": _rows(row_count=999),
+    "a negative count": _rows(row_count=-1),
+    "a count in words": _rows(row_count="9"),
+    "another checksum": _rows(sha256="0" * 64),
+    "a file outside": _rows(name="../../secret"),
+    "an absolute file": _rows(name="/etc/passwd"),
+    "a file twice": lambda manifest: manifest["rows"].append(manifest["rows"][0]),
+    "a field more": _rows(more=1),
+    "other columns": _top(schema=base64.b64encode(pa.schema([("q", pa.int32())]).serialize().to_pybytes()).decode()),
+    "no columns": _top(schema=""),
+    "no definition": _top(definition=None),
+    "a torn definition": _top(definition='{"x":'),
+    "an empty definition": _top(definition="{}"),
+    "a key of no column": _definition(primary_key=["nope"]),
+    "a description in numbers": _definition(description=5),
+    "a version in words": _top(version="x"),
+    "a time in words": _top(event_time_high_us="x"),
+    "a time beyond time": _top(event_time_high_us=1 << 62),
+    "an empty writer": _top(writers={"w": {}}),
+    "writers in a list": _top(writers=[]),
+    "an offset in words": _writer(next_offset="x"),
+    "a negative epoch": _writer(epoch=-5),
+    "positions of numbers": _writer(positions={"file": 1}),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_manifest_that_lies_makes_no_table(
+    rig: Rig, filled: OpenTable, archive: Archive, tmp_path: Path, lie: str
+) -> None:
+    await export(rig, filled, archive)
+    path = tmp_path / "archive" / "backup" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    LIES[lie](manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(errors.ChecksumMismatch):
+        await import_(rig, archive)
+    assert [state.row.name for state in await rig.tables.list("default", after_name="", limit=10)] == [NAME]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": "x"}'])
+def test_a_manifest_that_is_none(content: bytes) -> None:
+    with pytest.raises(errors.ChecksumMismatch):
+        Manifest.from_bytes(content)
+
+
+async def test_what_stands_in_the_way_is_said_and_not_waited_for(
+    rig: Rig, filled: OpenTable, archive: Archive, tmp_path: Path
+) -> None:
+    await export(rig, filled, archive)
+    for to in ("backup/manifest.json", "backup/job.json/x"):
+        with pytest.raises(errors.ResourceExists):
+            await export(rig, filled, archive, to)
+    assert archive.get("backup/manifest.json/manifest.json") is None
+    assert archive.get("backup/rows") is None
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "x/", "x//y", "X", "a/../b", "a" * 201, "a b"])

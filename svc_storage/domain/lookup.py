@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from svc_storage.domain.pinned import chosen_columns
 from svc_storage.ports import SAME_ROWS, CommitKind, DataFile, KeyTableState, Snapshot, Version
 
 MAX_KEYS = 1_000
+AHEAD_TRIES = 3
 FRESH_FILES = 64
 """Files that may have come since a derived table was whole; with more, the table's files are as quick."""
 MAX_ANSWER_BYTES = 16 << 20
@@ -47,8 +48,9 @@ class LookupWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A table pinned to a version, to look keys up in. `keys`: the columns that a key has, in order."""
+    """A table pinned to a version, to look keys up in. `keys`: the columns that a key has, in order. `newest`: any newer one is as good."""
 
+    newest: bool = False
     table: OpenTable
     snapshot: Snapshot
     definition: TableDefinition
@@ -89,6 +91,7 @@ class Lookups:
             )
         columns = chosen_columns(wish.columns, snapshot.schema)
         return Target(
+            newest=version is None,
             table=table,
             snapshot=snapshot,
             definition=definition,
@@ -101,11 +104,27 @@ class Lookups:
         if not 0 < keys.num_rows <= MAX_KEYS:
             raise FieldInvalid(f"1 to {MAX_KEYS:,} keys", field="keys")
         stop = threading.Event()
-        fresh = _fresh(target)
+        run = asyncio.get_running_loop().run_in_executor
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, _answer, target, keys, fresh, stop)
+            for _ in range(AHEAD_TRIES):
+                try:
+                    return await run(self._pool, _answer, target, keys, _fresh(target), stop)
+                except _Ahead as ahead:  # the derived table has rows of a version that came after this one was pinned
+                    await target.table.wait_beyond(ahead.version - 1)
+                    head = target.table.versions.head
+                    if head.schema_id != target.snapshot.schema_id:
+                        break
+                    target = replace(target, snapshot=head)
+            return await run(self._pool, _answer, replace(target, newest=False), keys, None, stop)
         finally:
             stop.set()  # the caller's time is up: nothing more is read
+
+
+class _Ahead(Exception):
+    """Rows of this version are there, and any version will do."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +193,9 @@ def _natively(target: Target, keys: Keys, fresh: _Fresh, stop: threading.Event) 
     found, since = np.asarray(told.found, np.bool_), np.asarray(told.since, np.int64)
     place = np.cumsum(found) - 1
     version = target.snapshot.version
+    ahead = np.setdiff1d(np.flatnonzero(found & (since > version)), newer)
+    if target.newest and len(ahead) and target.snapshot.schema_id == target.table.versions.head.schema_id:
+        raise _Ahead(int(since[ahead].max()))
     usable = np.setdiff1d(np.flatnonzero(found & (since <= version)), newer)
     absent = np.setdiff1d(np.flatnonzero(~found), newer) if fresh.state.through <= version else np.zeros(0, np.int64)
     yield _Hits(np.concatenate([usable, absent]), told.rows.take(pa.array(place[usable])))

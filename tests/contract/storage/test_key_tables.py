@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from cassandra.cluster import Cluster
 
-from millrace import errors
+from millrace import errors, failpoints
 from svc_storage.adapters.cassandra.key_table import CassandraKeyTable
 from svc_storage.adapters.cassandra.session import Session
 from svc_storage.adapters.cassandra.store import open_backend
@@ -26,12 +26,9 @@ from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.ports import CommitKind, KeyTableState, Version
 from tests.contract.storage.backends import NAME, Rig
-from tests.contract.storage.conftest import ONLY
 from tests.contract.storage.test_merging import SCHEMA as MERGED_SCHEMA
 from tests.contract.storage.test_merging import gone, merge, merger, up
 from tests.servers.cassandra import shared_session
-
-pytestmark = pytest.mark.skipif("cassandra" not in ONLY, reason="a Cassandra: TEST_BACKENDS=cassandra")
 
 SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("name", pa.string())])
 
@@ -165,6 +162,20 @@ async def test_it_follows_and_says_what_is_newer_or_older(rig: NativeRig, monkey
     assert names(await rig.find(ids(1, 2, 3))) == ["A", "B", "c"]
 
 
+async def test_the_newest_is_asked_for_while_it_moves_on(rig: NativeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = await rig.create(native(SCHEMA, "id"))
+    await rig.append(lines((1, "a"), (2, "b")))
+    await rig.follow(table)
+    lookups = Lookups(rig.opened, rig.pool)
+    pinned = await lookups.pin(LookupWish(table=NAME))
+    newer = await rig.append(lines((1, "A")))
+    before = table.key_state
+    await rig.follow(table)
+    table.key_state = before  # the row is there, the watermark is not told yet
+    found = await lookups.find(pinned, ids(1, 2))
+    assert (names(found), found.target.snapshot.version) == (["A", "b"], newer)
+
+
 async def test_it_follows_merges(rig: NativeRig) -> None:
     table = await rig.create(native(MERGED_SCHEMA, "id", sequence_column="seq"))
     with pytest.raises(errors.WriterModeConflict):
@@ -242,3 +253,15 @@ async def test_one_that_is_gone_is_not_missed(rig: NativeRig) -> None:
 async def test_keys_it_cannot_have_are_refused(rig: NativeRig) -> None:
     with pytest.raises(errors.FieldInvalid, match="double"):
         await rig.create(native(KINDS, "f"))
+
+
+async def test_broken_off_before_its_mark_it_is_filled_again(rig: NativeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.create(native(SCHEMA, "id"))
+    version = await rig.append(lines((1, "a"), (2, "b")))
+    table = await rig.opened.table(NAME)
+    with monkeypatch.context() as broken:
+        broken.setattr(failpoints, "_points", failpoints.parse("storage.before_key_table_complete=error:1"))
+        with pytest.raises(failpoints.InjectedFault):
+            await rig.follow(table)
+    assert (await rig.follow(table)).complete_through == version
+    assert names(await rig.find(ids(1, 2, 3))) == ["a", "b", None]

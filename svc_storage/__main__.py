@@ -1,4 +1,4 @@
-"""Storage as a process: the only place that names concrete adapters (the stores' by `adapters/stores.py`)."""
+"""Storage as a process: the only place that names concrete adapters (the stores: `stores.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from svc_storage.adapters.committer_client import CommitClient
 from svc_storage.adapters.observed import ObservedBackend, Signals
 from svc_storage.adapters.pandas_guard import run_without_pandas
 from svc_storage.adapters.runs import MaintenanceRuns
-from svc_storage.adapters.stores import STORES, archive_of
 from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
 from svc_storage.domain.leadership import Fleet, Leadership
@@ -29,6 +28,7 @@ from svc_storage.servicers.committer import CommitterServicer
 from svc_storage.servicers.leases import LeaseServicer
 from svc_storage.servicers.resources import ResourceServicer
 from svc_storage.servicers.storage import StorageServicer
+from svc_storage.stores import STORES, archive_of
 
 
 async def compose(settings: Settings, runtime: Runtime) -> Composition:

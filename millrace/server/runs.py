@@ -86,6 +86,14 @@ class Runs:
             )
         return run_of(stored)
 
+    async def knows(self, spec: run_pb2.RunSpec, request_id: str) -> bool:
+        """Is there a run of this id, whatever it was asked for?"""
+        try:
+            await self.get(run_name(spec.subject, request_id))
+        except errors.RunNotFound:
+            return False
+        return True
+
     async def get(self, name: str) -> run_pb2.Run:
         """Raises RunNotFound."""
         with as_service():

@@ -58,20 +58,12 @@ class RunRpcs:
     async def _observe(self, request: convert.Request, context: Any, response: Callable[..., Any]) -> None:
         spec = convert.run_spec(request, caller().principal)
         ledger = self._ledger()
-        if not await self._is_known(spec, request.request_id):
+        if not await ledger.knows(spec, request.request_id):  # attaching asks nothing of the table, which may be another by now
             await self._maintenance.check(request.table, convert.task_from(request))
         run = await ledger.start(spec, request.request_id)
         async with aclosing(ledger.events(run.name, request.after_sequence)) as events:  # type: ignore[type-var]
             async for event in events:
                 await context.write(response(event=event))
-
-    async def _is_known(self, spec: run_pb2.RunSpec, request_id: str) -> bool:
-        """Attaching to a run asks nothing of the table, which may be another by now."""
-        try:
-            await self._ledger().get(f"namespaces/{spec.subject.split('/')[1]}/runs/{request_id}")
-        except RunNotFound:
-            return False
-        return True
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         return pb.GetRunResponse(run=await self._own(request.name))

@@ -22,9 +22,9 @@ SECOND_US = 1_000_000
 
 def prepare_storage(main: Any, losses: Losses) -> None:
     """Compaction, checkpoints and clean-up within seconds; each commit and each transaction may lose its answer."""
-    from svc_storage.domain import compaction
+    from svc_storage.domain import compaction, upkeep
 
-    compaction.FAN_IN = 4
+    compaction.FAN_IN, upkeep.SPARSE = 4, 20
     main.Policy = partial(
         main.Policy,
         checkpoint_every=5,

@@ -1,4 +1,4 @@
-"""A storage without network that fills a table, erases every seventh row of it, compacts, and goes on where it was killed.
+"""A storage without network that fills a table, erases every seventh row of it, compacts, takes that back, and goes on where it was killed.
 
     python -m tests.chaos.maintenance_child FOLDER
 
@@ -18,6 +18,7 @@ from svc_storage.domain.maintenance.checking import Checker, CheckWish
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure, TableEraser
 from svc_storage.domain.maintenance.reporting import Heard
+from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.predicates import In
 from tests.chaos.storage_child import Started, say, start
 from tests.contract.storage.backends import SCHEMA, incoming
@@ -33,7 +34,9 @@ async def work(folder: Path) -> None:
     what = Erasure(predicate=In("id", GONE), run="erase/", grace_us=3600 * 1_000_000, collect_us=0)
     report = await TableEraser(table, what, heard, clock).erase()
     say(f"erased {report.rows_erased}")
+    before = table.head
     await compact_all(table, heard, clock, run="compact/")
+    await restore(table, before, heard, clock, run="restore/", keep_files_us=24 * 3600 * 1_000_000)  # the same rows
     assert await Checker(table, CheckWish(), heard, clock).check(), heard.faults
     await storage.close()
     say("done")

@@ -50,6 +50,20 @@ OF_THE_CONTROL_LOG = (
 )
 """Met once in a thousand changes of a catalog that several replicas share: test_control_kill.py has them met more often."""
 
+OF_OWN_TESTS = {
+    "storage.before_schema": "tests/contract/storage/test_schema.py",
+    "storage.after_schema": "tests/contract/storage/test_schema.py",
+    "storage.before_merge_rewrite": "tests/chaos/test_merge_kill.py",
+    "storage.before_swap": "tests/chaos/test_maintenance_kill.py",
+    "storage.before_restore_commit": "tests/chaos/test_maintenance_kill.py",
+    "storage.before_export_receipt": "tests/chaos/test_transfer_kill.py",
+    "storage.before_manifest": "tests/chaos/test_transfer_kill.py",
+    "storage.before_import_commit": "tests/chaos/test_transfer_kill.py",
+    "storage.before_key_table_complete": "tests/contract/storage/test_key_tables.py",
+    "storage.during_drop": "tests/chaos/stores/plan.py",
+}
+"""Steps that an episode does not take: the test that kills there."""
+
 ONCE = frozenset(
     {
         "storage.after_create_folder",

@@ -14,7 +14,7 @@ import pytest
 from millrace.errors import OutcomeUnknown
 from tests.chaos.check import Verdict
 from tests.chaos.lost_answers import Losses
-from tests.chaos.plan import DELAYS, OF_THE_CONTROL_LOG, POINTS, THEMES, draw
+from tests.chaos.plan import DELAYS, OF_OWN_TESTS, OF_THE_CONTROL_LOG, POINTS, THEMES, draw
 from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,8 @@ def test_every_failpoint_of_the_source_is_planned() -> None:
     sources = [path for area in POINTS for path in (ROOT / f"svc_{area}").rglob("*.py")]
     found = {name for path in sources for name in re.findall(r'failpoint\("([a-z_.]+)"\)', path.read_text())}
     assert len(found) > 20
-    assert found == {point for points in POINTS.values() for point in points} | set(OF_THE_CONTROL_LOG)
+    assert found == {point for points in POINTS.values() for point in points} | {*OF_THE_CONTROL_LOG, *OF_OWN_TESTS}
+    assert not [point for point, test in OF_OWN_TESTS.items() if point not in (ROOT / test).read_text()]
     assert set(DELAYS) <= found
 
 

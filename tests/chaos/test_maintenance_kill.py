@@ -24,6 +24,7 @@ POINTS = {
     "storage.after_writers_record": (1,),
     "storage.during_trim": (1, 3),
     "storage.before_compact_commit": (1,),
+    "storage.before_restore_commit": (1,),
 }
 SEED = 20_261_124
 

@@ -21,6 +21,7 @@ STEPS = (
     "storage.after_writers_record",
     "storage.after_checkpoint_write",
     "storage.during_trim",
+    "storage.during_drop",
 )
 """Where storage is killed. Not every store meets each; one that is not met ends in a kill at random."""
 LOSABLE = ("CommitLog.append", "ControlStore.run", "TableFiles.write")
@@ -80,7 +81,13 @@ class _Draft:
     def steps(self, count: int) -> None:
         for number in range(count):
             point = STEPS[(self.turn * count + number) % len(STEPS)]
-            rare = "compact" in point or "trim" in point or "writers_record" in point or "checkpoint" in point
+            rare = (
+                "compact" in point
+                or "trim" in point
+                or "drop" in point
+                or "writers_record" in point
+                or "checkpoint" in point
+            )
             hit = self.dice.randint(1, 2 if rare else 4)
             self._any().append(Fate(f"{point}=kill:{hit}", kill_after_s=self.dice.uniform(3.0, 5.0)))
 

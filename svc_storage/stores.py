@@ -1,4 +1,7 @@
-"""The stores by name, and the archive: a new backend is one line of `STORES`. What a backend drives is imported when it is chosen."""
+"""Part of the composition root: the stores by name, and the archive. A new backend is one line of `STORES`.
+
+What a backend drives is imported when it is chosen.
+"""
 
 from __future__ import annotations
 

@@ -72,9 +72,43 @@ def decode(content: bytes) -> Proposal:
             gone_us=raw["gone_us"],
         )
         places = {name: WriterPlace(*fields) for name, fields in raw["places"].items()}
-        return Proposal(commit=commit, after=raw["after"], schema_id=raw["base_schema_id"], places=places)
+        found = Proposal(commit=commit, after=raw["after"], schema_id=raw["base_schema_id"], places=places)
+        _check(found)
+        return found
     except (zlib.error, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise ValueError("not a proposed commit") from error
+
+
+def _check(found: Proposal) -> None:
+    """A commit goes into the log as it is: what has another type there makes the table unreadable. Raises ValueError."""
+    commit, writers = found.commit, found.commit.writers.values()
+    letters = (*commit.dead_letters, *commit.dead_letters_removed)
+    files = (*commit.adds, *commit.removes)
+    numbers: list[Any] = [
+        found.after,
+        found.schema_id,
+        commit.time_us,
+        commit.schema_id,
+        commit.expire_below,
+        commit.gone_us,
+    ]
+    numbers += [number for place in found.places.values() for number in (place.epoch, place.next_offset)]
+    numbers += [number for file in (*letters, *files) for number in (file.size_bytes, file.row_count, file.added_in)]
+    numbers += [number for file in files for number in (file.level, file.modified_ms)]
+    numbers += [number for state in writers for number in (state.epoch, state.next_offset)]
+    numbers += [number for state in writers for mark in state.marks for number in (mark.offset, mark.rows, mark.crc32)]
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError("not a count")
+    highs = [commit.event_time_high_us, *(state.event_time_high_us for state in writers)]
+    if not all(high is None or (type(high) is int and abs(high) < 1 << 63) for high in highs):
+        raise ValueError("not a time")
+    texts: list[Any] = [commit.id, commit.trace_context, *(file.stats_json for file in files)]
+    texts += [text for state in writers for text in (state.owner, state.lease, *state.positions.values())]
+    paths: list[Any] = [file.path for file in (*files, *letters)]
+    if not all(isinstance(text, str) for text in (*texts, *paths)):
+        raise ValueError("not a text")
+    if any(not path or path.startswith("/") or ".." in path.split("/") for path in paths):
+        raise ValueError("not a file of the table")
 
 
 def _file_out(file: DataFile) -> list[Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from millrace import errors
 
 DAY_US = 24 * 3600 * 1_000_000
+MAX_ROWS_US = 365_250 * DAY_US
+"""Further back there are no dates to compare with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,10 @@ def check_retention(retention: Retention, event_time_column: str) -> None:
             )
         if retention.keep_rows_us < DAY_US:
             raise errors.FieldInvalid("rows stay a day at least", field="table.retention.keep_rows")
+        if retention.keep_rows_us > MAX_ROWS_US:
+            raise errors.FieldInvalid(
+                "rows stay 1,000 years at most", field="table.retention.keep_rows", hint="leave it out to keep them"
+            )
     elif retention.exact:
         raise errors.FieldInvalid("it goes with keep_rows", field="table.retention.exact")
     if retention.keep_versions_us and not DAY_US <= retention.keep_versions_us <= 365 * DAY_US:

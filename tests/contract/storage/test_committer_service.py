@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -130,3 +132,36 @@ def test_a_proposal_comes_back_as_it_was() -> None:
     assert decode(encode(proposal)) == proposal
     with pytest.raises(ValueError, match="not a proposed commit"):
         decode(b"nonsense")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"time": "x"},
+        {"time": -1},
+        {"time": 10**30},
+        {"high": "x"},
+        {"trace": 5},
+        {"expire": 1.5},
+        {"after": None},
+        {"adds": [["../../x.parquet", 1, 1, 0, 0, 0, "{}"]]},
+        {"adds": [["/x.parquet", 1, 1, 0, 0, 0, "{}"]]},
+        {"adds": [["x.parquet", "1", 1, 0, 0, 0, "{}"]]},
+        {"adds": [["x.parquet", 1, 1, 0, 0, 0, None]]},
+        {"removes": [["", 1, 1, 0, 0, 0, "{}"]]},
+        {"writers": {"w": [1, 2, {"f": 3}, None, [], "", ""]}},
+        {"writers": {"w": [1, 2, {}, None, [[0, 1, True]], "", ""]}},
+        {"dead": [["x", 1, -1, 0]]},
+    ],
+    ids=str,
+)
+def test_what_would_spoil_the_log_is_no_proposal(lie: dict[str, Any]) -> None:
+    said = json.loads(zlib.decompress(encode(fence(1, WriterPlace(0, 0)))))
+    with pytest.raises(ValueError, match="not a"):
+        decode(zlib.compress(json.dumps({**said, **lie}).encode()))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", zlib.compress(b"[" * 100_000), zlib.compress(b"{}")[:-3]])
+def test_what_is_no_json_is_no_proposal(content: bytes) -> None:
+    with pytest.raises(ValueError, match="not a|Expecting"):
+        decode(content)

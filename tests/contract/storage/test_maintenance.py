@@ -218,6 +218,7 @@ async def test_versions_stay_as_long_as_the_table_says(rig: Rig) -> None:
     ("retention", "field"),
     [
         (Retention(keep_rows_us=DAY_US - 1), "table.retention.keep_rows"),
+        (Retention(keep_rows_us=10_000 * 366 * DAY_US), "table.retention.keep_rows"),
         (Retention(exact=True), "table.retention.exact"),
         (Retention(keep_versions_us=400 * DAY_US), "table.retention.keep_versions"),
     ],

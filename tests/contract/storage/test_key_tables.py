@@ -255,13 +255,17 @@ async def test_keys_it_cannot_have_are_refused(rig: NativeRig) -> None:
         await rig.create(native(KINDS, "f"))
 
 
-async def test_broken_off_before_its_mark_it_is_filled_again(rig: NativeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broken_off_before_its_mark_it_does_the_rest_again(
+    rig: NativeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await rig.create(native(SCHEMA, "id"))
-    version = await rig.append(lines((1, "a"), (2, "b")))
+    await rig.append(lines((1, "a")))
     table = await rig.opened.table(NAME)
+    await rig.follow(table)
+    version = await rig.append(lines((2, "b")))
     with monkeypatch.context() as broken:
         broken.setattr(failpoints, "_points", failpoints.parse("storage.before_key_table_complete=error:1"))
         with pytest.raises(failpoints.InjectedFault):
             await rig.follow(table)
-    assert (await rig.follow(table)).complete_through == version
+    assert (await rig.follow(table)).through == version
     assert names(await rig.find(ids(1, 2, 3))) == ["a", "b", None]

@@ -241,7 +241,7 @@ class CassandraLog:
         tail = await self._session.run(_FILES, self._uid, bases.dropped)
         part = bases.dropped
         while tail:
-            await self._aside(self._drop_part, part)
+            await self._aside(self._drop_part, part, time.time_ns() // 1000)
             part += 1
             tail = await self._session.run(_FILES, self._uid, part)
         for version in bases.versions:
@@ -250,11 +250,12 @@ class CassandraLog:
     async def close(self) -> None:
         """There is no handle."""
 
-    def _drop_part(self, part: int) -> None:
+    def _drop_part(self, part: int, at_us: int = 0) -> None:
+        """`at_us` 0: nothing may be written there again."""
         for (file,) in self._session.wait(_FILES, self._uid, part):
             if file:
                 self._objects.remove(file)
-        self._session.wait(_DROP, ahead_us(), self._uid, part)
+        self._session.wait(_DROP, at_us or ahead_us(), self._uid, part)
 
     async def _move(self, change: Callable[[Bases], Bases]) -> Bases:
         """A conditional change of where the log begins; repeating it is no change."""

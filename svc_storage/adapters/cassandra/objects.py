@@ -26,7 +26,7 @@ _AHEAD_US = 60_000_000
 
 PUT = "INSERT INTO chunks (uid, file, part, grp, col, piece, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _GET = "SELECT piece, body FROM chunks WHERE uid = ? AND file = ? AND part = ? AND grp = ? AND col = ?"
-_DROP = "DELETE FROM chunks USING TIMESTAMP ? WHERE uid = ? AND file = ? AND part = ?"
+_DROP = "DELETE FROM chunks WHERE uid = ? AND file = ? AND part = ?"
 STATEMENTS = (PUT, _GET, _DROP)
 
 
@@ -84,11 +84,11 @@ class Objects:
 
     def drop_parts(self, file: str, parts: Iterable[int]) -> Sequence[Pending]:
         """Partition deletes on their way."""
-        return [self._session.start(_DROP, ahead_us(), self.uid, file, part) for part in parts]
+        return [self._session.start(_DROP, self.uid, file, part) for part in parts]
 
 
 def ahead_us() -> int:
-    """A time for deletes of what is never written again: they also cover what a clock ahead of ours wrote."""
+    """A time for deletes of what must never come back: they also cover what a clock ahead of ours wrote, and what is written next."""
     return time.time_ns() // 1000 + _AHEAD_US
 
 

@@ -155,6 +155,7 @@ class Episode:
         self.ways = [Proxy(lambda one=one: one.port) for one in self.replicas]  # type: ignore[misc]
         self.writers: list[Writer] = []
         self.stop = asyncio.Event()
+        self._ground_is_whole = asyncio.Lock()  # one trouble of the store at a time
 
     async def run(self) -> None:
         try:
@@ -229,9 +230,10 @@ class Episode:
                 await way.swallow(trouble.seconds)
         else:
             # Until it is over, and some time for a start that began before.
-            self.fleet.excused_until = float("inf")
-            await self.ground.trouble(trouble)
-            self.fleet.excused_until = time.monotonic() + 30
+            async with self._ground_is_whole:
+                self.fleet.excused_until = float("inf")
+                await self.ground.trouble(trouble)
+                self.fleet.excused_until = time.monotonic() + 30
 
     async def _judge(self) -> None:
         standing: dict[int, tuple[int, int]] = {}

@@ -110,6 +110,8 @@ def comes_back(made: Shop, before: dict[str, Any], rows: list[dict[str, Any]], l
     made.millrace.ok("load", str(loaded), "-t", "orders", "--bad-rows", "dead-letter")
     assert made.table()["row_count"] == str(ROWS)
     made.millrace.ok("storage", "fsck", "orders")
+    applied = made.millrace.ok("apply", str(loaded.with_name("shop.yaml"))).out.splitlines()
+    assert applied[0].split()[:3] == ["table", "orders", "unchanged"]
 
 
 @pytest.mark.timeout(180)

@@ -5,6 +5,7 @@ orphans older than the grace.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from svc_storage.ports import (
     CommitKind,
     Committed,
     DataFile,
+    LogTrimmed,
     Snapshot,
     TableFiles,
     Version,
@@ -85,10 +87,11 @@ class Checker:
         """As it stands in the store, read anew, against what is served."""
         base = self._table.versions.base_version
         try:
-            stored = await self._table.log.read_after(base)
+            base, stored = await self._stored(base)
         except (errors.Broken, errors.OutcomeUnknown) as damaged:
             yield Fault(code="LOG_DAMAGED", message=damaged.message)
             stored = []
+        commits = [committed for committed in commits if committed.version > base]
         for fault in log_faults(base, stored, commits):
             yield fault
         state = self._table.versions.known(base)
@@ -104,6 +107,17 @@ class Checker:
             return
         if commits and base > 0 and base not in bases and self._table.log.capabilities.checkpoints:
             yield Fault(code="CHECKPOINT_MISSING", message="the log does not begin at a checkpoint", version=base)
+
+    async def _stored(self, base: Version) -> tuple[Version, Sequence[Committed]]:
+        """Commits after `base`, or after a later one when another replica cut the log. Raises ChecksumMismatch, and what the log raises."""
+        try:
+            return base, await self._table.log.read_after(base)
+        except LogTrimmed:
+            later = [known for known in await self._table.log.checkpoints() if base < known <= self._table.head]
+            for floor in sorted(later):
+                with contextlib.suppress(LogTrimmed):
+                    return floor, await self._table.log.read_after(floor)
+        raise errors.ChecksumMismatch("the log was cut above the newest version")
 
     # -- files --------------------------------------------------------------------------------------------------------
     async def _files(self, there: Mapping[str, int]) -> AsyncIterator[Fault]:

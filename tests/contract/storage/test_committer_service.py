@@ -163,5 +163,5 @@ def test_what_would_spoil_the_log_is_no_proposal(lie: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", zlib.compress(b"[" * 100_000), zlib.compress(b"{}")[:-3]])
 def test_what_is_no_json_is_no_proposal(content: bytes) -> None:
-    with pytest.raises(ValueError, match="not a|Expecting"):
+    with pytest.raises(ValueError, match=r"not a|Expecting"):
         decode(content)

@@ -48,6 +48,7 @@ class Node:
 
     @property
     def log(self) -> Path:
+        """Its own; what Java says before there is one goes to `console.log`."""
         return self.folder / "system.log"
 
     def start(self) -> None:
@@ -67,7 +68,8 @@ class Node:
         until = time.monotonic() + limit_s
         while not self.answers():
             if not self.pid:
-                raise UpFailed(f"Cassandra on {self.address} ended: {self._last_words()}", log=str(self.log))
+                where = self.log if self.log.exists() else self.folder / "console.log"
+                raise UpFailed(f"Cassandra on {self.address} ended: {self._last_words()}", log=str(where))
             if time.monotonic() > until:
                 raise UpFailed(f"Cassandra on {self.address} does not answer after {limit_s:.0f} s", log=str(self.log))
             time.sleep(0.1)
@@ -131,6 +133,7 @@ class Cassandra:
         """One node after another, until all answer: 10 s for one, about a minute for three. Raises UpFailed; then nothing runs."""
         options = options or Options()
         addresses = [f"127.0.0.{first + number}" for number in range(count)]
+        files.check_java()
         jars = files.fetch_jars(say)
         storage_port, cql_port = free_ports(addresses, 2)
         certificate: Path | None = None

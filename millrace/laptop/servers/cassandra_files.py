@@ -62,11 +62,23 @@ class Options:
 
 def has_java() -> bool:
     """Java 17, which Cassandra 5 wants."""
+    return 'version "17' in _java()
+
+
+def check_java() -> None:
+    """Raises UpFailed without Java 17."""
+    if not has_java():
+        said = _java().partition("\n")[0]
+        raise UpFailed(
+            f"Cassandra needs Java 17, and {'this is ' + said if said else 'there is none here'}",
+            hint="`apt-get install openjdk-17-jre-headless`, or have its java on the PATH",
+        )
+
+
+def _java() -> str:
+    """What the java on the PATH says of itself; empty without one."""
     java = shutil.which("java")
-    if java is None:
-        return False
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    return answer.returncode == 0 and 'version "17' in answer.stderr
+    return subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr if java else ""
 
 
 def cached_jars() -> Path:

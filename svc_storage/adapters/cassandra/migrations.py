@@ -19,6 +19,7 @@ from svc_storage.adapters.cassandra.session import Row, Session
 LOCK_S = 60
 """A process that died while it changed the keyspace holds others up for so long."""
 WAIT_S = 180.0
+THERE_S = 20.0
 _IDS = uuid.UUID("6d696c6c-7261-4365-8a00-6b6579737061")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _GET = "SELECT value FROM meta WHERE key = ?"
@@ -61,10 +62,24 @@ def open_keyspace(session: Session, replication: Callable[[Session], int]) -> st
         )
     session.agree()
     session.use(keyspace)
+    _there(session)
     migrate(session, steps())
     session.agree()
     _settled(session, _PUT_FIRST, "store_id", uuid.uuid4().hex)
     return _value(session, "store_id")
+
+
+def _there(session: Session) -> None:
+    """Waits until the node that answers knows the `meta` table: another process may be making it at this moment."""
+    until = time.monotonic() + THERE_S
+    while True:
+        try:
+            session.wait(_GET, "version")
+            return
+        except errors.Unexpected as unknown:
+            if "does not exist" not in unknown.message or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def migrate(session: Session, known: Sequence[tuple[str, Sequence[str]]]) -> None:

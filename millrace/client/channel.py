@@ -53,7 +53,9 @@ _Answer = TypeVar("_Answer")
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
-    """A plaintext channel to "host:port" (loopback, or the mesh's own TLS), or to several replicas, "ipv4:host:port,host:port". Connects when first used; the caller closes it."""
+    """A plaintext channel to "host:port" (loopback, or the mesh's own TLS), or to several replicas, "ipv4:host:port,host:port".
+
+    Connects when first used; the caller closes it."""
     return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 

@@ -26,7 +26,8 @@ READS = tuple(
     "Get List Check Validate Explain Plan Lookup Read Watch Query Subscribe Preview Discover Profile Fit Forecast Render".split()  # noqa: SIM905
 )
 CHANGES = tuple(
-    "Commit Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain Compact Expire Restore Erase Export Import".split()  # noqa: SIM905
+    "Commit Create Put Update Delete Acquire Renew Release Run Pause Resume Cancel Set Drain".split()  # noqa: SIM905
+    + "Compact Expire Restore Erase Export Import".split()  # noqa: SIM905
 )
 RUNS = {"CheckTable"}
 """Named like a read; it stores a run, and may repair."""

@@ -14,7 +14,7 @@ from millrace import errors
 from svc_storage.adapters import disk
 from svc_storage.domain import landing
 from svc_storage.domain.opened import OpenTable
-from svc_storage.ports import Commit, Committed, Version
+from svc_storage.ports import Commit, CommitKind, Committed, Version
 from tests.contract.storage.backends import Rig, ids, incoming
 
 
@@ -87,7 +87,7 @@ async def test_a_lost_race_is_decided_anew(rig: Rig) -> None:
     stream = await rig.open()
     other, _ = rig.backend.open(table.row.uid)
     await other.recover()
-    await other.append(Commit(id="other", kind=committer.CommitKind.FENCE, time_us=1), after=table.head)
+    await other.append(Commit(id="other", kind=CommitKind.FENCE, time_us=1), after=table.head)
     await stream.append(incoming(0, 5))
     await stream.finish()
     assert [found.commit.id == "other" for found in table.commits_in(1, table.head)] == [True, False]

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -81,13 +82,19 @@ def move_aside(path: Path, folder: Path) -> Path:
 
 def from_os_error(error: OSError) -> errors.MillraceError:
     """A full disk is said by name; anything else is the store not answering. Paths stay out of the message."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if (error.errno or _native_errno(error)) in (errno.ENOSPC, errno.EDQUOT):
         return errors.DiskFull(
             "the storage disk is full", hint="free room; writers go on by themselves", retry_after_ms=5_000
         )
     return errors.StoreUnavailable(
         f"the storage disk failed: {error.strerror or type(error).__name__}", retry_after_ms=1_000
     )
+
+
+def _native_errno(error: OSError) -> int:
+    """Of an error that native code made, which has its number in its words only. 0: none."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
 
 
 def _note(kind: str, path: Path, size: int) -> None:

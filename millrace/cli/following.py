@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from millrace.cli.grid import counted
 from millrace.cli.kinds import get_source, get_table, get_transform, short_name
@@ -16,6 +17,7 @@ from millrace.types.v1 import run_pb2
 
 _LOOK_EVERY_S = 0.3
 _LIMIT_S = 900.0
+_COMMIT_LIMIT_S = 10.0
 _STOPPED = (run_pb2.WORK_STATE_PAUSED, run_pb2.WORK_STATE_FINISHED)
 
 
@@ -46,6 +48,7 @@ async def _follow_source(session: Session, wanted: extract_pb2.Source, reporter:
         reporter.update(task, progress.rows_written, progress.fraction, said)
         await asyncio.sleep(_LOOK_EVERY_S)
     if task is not None:
+        await _committed(session, wanted, status.progress)
         table = await get_table(session, wanted.spec.table)  # a status is told once a second, its table is always true
         task.done = max(task.done, table.row_count)
         note(f"{name}: {reporter.finish(task)}, {counted(table.dead_letter_count, 'dead letters')}")
@@ -54,6 +57,22 @@ async def _follow_source(session: Session, wanted: extract_pb2.Source, reporter:
             f"{name}: {run_pb2.WorkState.Name(status.state).removeprefix('WORK_STATE_').lower()}: {status.cause}",
             "yellow",
         )
+
+
+async def _committed(session: Session, wanted: extract_pb2.Source, seen: run_pb2.RunProgress) -> None:
+    """What was read by then may be on its way still, on a store that takes its time. One writer commits in order: a row of the live part
+    says the same as the counts, which a broken-off read moves apart."""
+    live_from = wanted.spec.replay.live_from.ToNanoseconds()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_COMMIT_LIMIT_S):
+            while True:
+                done = (await get_source(session, wanted.name)).status.progress
+                if done.rows_written + done.rows_dead_lettered >= seen.rows_read:
+                    break
+                table = await get_table(session, wanted.spec.table)
+                if live_from and table.event_time_high.ToNanoseconds() >= live_from:
+                    break
+                await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _caught_up(wanted: extract_pb2.Source, status: extract_pb2.SourceStatus) -> bool:

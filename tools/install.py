@@ -24,7 +24,7 @@ SUPPORTED = (["3", "11"], ["3", "12"], ["3", "13"])
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-deps", "--no-input")
 LOCKED = ("--require-hashes", "--only-binary", ":all:")
 BUILT = ("--no-build-isolation",)
-STEPS = {
+STEPS: dict[str, list[tuple[str, ...]]] = {
     "server": [(*LOCKED, "-r", "requirements/server.txt"), (*BUILT, "-e", ".")],
     "dev": [
         (*LOCKED, "-r", "requirements/dev.txt"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -82,8 +82,8 @@ def decode(content: bytes) -> Proposal:
 def _check(found: Proposal) -> None:
     """A commit goes into the log as it is: what has another type there makes the table unreadable. Raises ValueError."""
     commit, writers = found.commit, found.commit.writers.values()
-    letters = (*commit.dead_letters, *commit.dead_letters_removed)
-    files = (*commit.adds, *commit.removes)
+    letters: list[DeadLetterFile] = [*commit.dead_letters, *commit.dead_letters_removed]
+    files: list[DataFile] = [*commit.adds, *commit.removes]
     numbers: list[Any] = [
         found.after,
         found.schema_id,
@@ -93,7 +93,7 @@ def _check(found: Proposal) -> None:
         commit.gone_us,
     ]
     numbers += [number for place in found.places.values() for number in (place.epoch, place.next_offset)]
-    numbers += [number for file in (*letters, *files) for number in (file.size_bytes, file.row_count, file.added_in)]
+    numbers += [number for file in _all(letters, files) for number in (file.size_bytes, file.row_count, file.added_in)]
     numbers += [number for file in files for number in (file.level, file.modified_ms)]
     numbers += [number for state in writers for number in (state.epoch, state.next_offset)]
     numbers += [number for state in writers for mark in state.marks for number in (mark.offset, mark.rows, mark.crc32)]
@@ -104,7 +104,7 @@ def _check(found: Proposal) -> None:
         raise ValueError("not a time")
     texts: list[Any] = [commit.id, commit.trace_context, *(file.stats_json for file in files)]
     texts += [text for state in writers for text in (state.owner, state.lease, *state.positions.values())]
-    paths: list[Any] = [file.path for file in (*files, *letters)]
+    paths: list[Any] = [file.path for file in _all(letters, files)]
     if not all(isinstance(text, str) for text in (*texts, *paths)):
         raise ValueError("not a text")
     if any(not path or path.startswith("/") or ".." in path.split("/") for path in paths):
@@ -136,3 +136,7 @@ def _writer_out(state: WriterState) -> list[Any]:
 def _writer_in(raw: list[Any]) -> WriterState:
     epoch, next_offset, positions, high, marks, owner, lease = raw
     return WriterState(epoch, next_offset, positions, high, tuple(BatchMark(*mark) for mark in marks), owner, lease)
+
+
+def _all(letters: Sequence[DeadLetterFile], files: Sequence[DataFile]) -> Sequence[DataFile | DeadLetterFile]:
+    return [*letters, *files]

@@ -39,16 +39,22 @@ async def test_one_of_three_killed_under_load_fails_and_loses_nothing(cluster: C
             failed: list[Exception] = []
             back = asyncio.Event()
 
+            number = 0
+
+            async def committed(more: int) -> None:
+                wanted = number + more
+                while number < wanted and not failed:
+                    await asyncio.sleep(0.02)
+
             async def trouble() -> None:
-                await asyncio.sleep(2)
+                await committed(50)
                 await asyncio.to_thread(node.kill)
-                await asyncio.sleep(4)
+                await committed(100)
                 node.start()
                 await asyncio.to_thread(node.wait)
                 back.set()
 
             task = asyncio.create_task(trouble())
-            number = 0
             while not back.is_set() or number < 300:
                 try:
                     file = await table.files.write(f"l0-{number}.parquet", [rows(number)], SCHEMA)

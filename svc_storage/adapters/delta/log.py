@@ -103,7 +103,36 @@ class DeltaLog:
                 failpoint("storage.after_commit")
             except Exception as error:  # anything may have happened: only reading tells
                 return self._resolve(commit, after, error)
+            self._must_follow(after)
             return self._settle(after + 1)  # without retries, a commit is the next version or none
+
+    def _must_follow(self, after: Version) -> None:
+        """Of a log that was cut above `after`, any name below the cut is free: what was put there is no commit, and is taken away.
+
+        Whoever cuts leaves the entry that the log then begins with, so an entry that is still there says that nothing was cut above it."""
+        if not self._place.whole:
+            return
+        try:
+            follows = self._place.exists(f"{LOG}/{log_name(after)}") or not recovery.is_cut_above(
+                self._place, after + 1
+            )
+            if not follows:
+                self._table, self._looked_s = None, float("-inf")
+                self._place.delete([f"{LOG}/{log_name(after + 1)}"])
+        except (OSError, errors.StoreUnavailable) as away:
+            self._table = None
+            raise errors.OutcomeUnknown("the commit is written, but not known to follow") from away
+        if not follows:
+            raise VersionTaken
+
+    def _is_cut_above(self, version: Version) -> bool:
+        """Where others write too, at every look: an erasure cuts the log at once. Alone, once a minute."""
+        if self._place.whole:
+            return not self._place.exists(f"{LOG}/{log_name(version)}") and recovery.is_cut_above(self._place, version)
+        if time.monotonic() <= self._looked_s + LOOK_FOR_GAPS_S:
+            return False
+        self._looked_s = time.monotonic()
+        return recovery.is_cut_above(self._place, version)
 
     def _standing_at(self, version: Version) -> DeltaTable | None:
         """The handle; None when the table has moved on. Nothing was sent yet when this fails."""
@@ -181,6 +210,7 @@ class DeltaLog:
             raise errors.OutcomeUnknown("the commit's outcome could not be read yet") from unreadable
         for found in later:
             if found.commit.id == commit.id:
+                self._must_follow(after)
                 self._must_reopen(found.version)
                 return self._settle(found.version)
         if later:
@@ -212,11 +242,8 @@ class DeltaLog:
 
     def _read_after(self, version: Version) -> Sequence[Committed]:
         later = recovery.read_commits(self._place, version)
-        now_s = time.monotonic()
-        if not later and now_s > self._looked_s + LOOK_FOR_GAPS_S:
-            if recovery.is_cut_above(self._place, version):
-                raise LogTrimmed
-            self._looked_s = now_s
+        if not later and self._is_cut_above(version):
+            raise LogTrimmed
         if later:
             with self._guard:
                 self._behind, self._schema = True, None  # also when one of them changed the columns

@@ -22,8 +22,8 @@ from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.predicates import In
 from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.upkeep import DAY_US, HOUR_US
-from svc_storage.ports import Version
-from tests.contract.storage.backends import NAME, incoming, read
+from svc_storage.ports import Commit, CommitKind, LogTrimmed, Version, VersionTaken
+from tests.contract.storage.backends import NAME, ids, incoming, read
 from tests.integration.fleet.conftest import FULL
 from tests.integration.fleet.replicas import Place, Replica, two
 
@@ -139,7 +139,10 @@ class Mixed:
         self.readers.at.pop(self.dice.choice("abc"), None)
 
     async def later(self) -> None:
+        """Each replica has noticed by now which versions have ended."""
         self.place.clock.ahead_us += self.dice.choice((1, 13, 25)) * HOUR_US
+        for replica in self.replicas:
+            await replica.upkeep.tend(await replica.opened.fresh(NAME))
 
     async def compare(self) -> None:
         heads = set()
@@ -174,3 +177,26 @@ async def test_whatever_happens_on_two_replicas(place: Place, seed: int) -> None
         for replica in replicas:
             table, heard = await replica.opened.fresh(NAME), Heard()
             assert await Checker(table, CheckWish(), heard, place.clock).check(), heard.faults
+
+
+async def test_who_missed_that_the_log_was_cut_does_not_commit_into_the_past(place: Place) -> None:
+    async with two(place) as (a, b):
+        here, there = await a.table(), await b.table()
+        stale = there.versions.head.version
+        stream = await a.open()
+        for number in range(3):
+            await stream.append(incoming(number * 2, 2))
+            await stream.settle()
+        await TableEraser(
+            here, Erasure(predicate=In("id", (1,)), run="e/", grace_us=0, collect_us=0), Heard(), place.clock
+        ).erase()
+        late = Commit(id="late", kind=CommitKind.FENCE, time_us=place.clock.now_us())
+        with pytest.raises(VersionTaken):
+            await there.log.append(late, after=stale)
+        with pytest.raises(LogTrimmed):
+            await there.log.read_after(stale)
+        fresh = await b.opened.fresh(NAME)
+        assert ids(fresh) == [0, 2, 3, 4, 5]
+        await stream.append(incoming(6, 2))
+        await stream.finish()
+        assert ids(await b.opened.fresh(NAME)) == [0, 2, 3, 4, 5, 6, 7]

@@ -21,7 +21,8 @@ LINES = 20_000
 LIVE_FROM, SPEED = "live_from: 2013-01-12T00:00:00-05:00", "speed: 100000"
 """Half of them at once, the other half in ten seconds."""
 CHOSEN = os.environ.get("TEST_BACKENDS", "").split(",")
-BACKENDS = ["s3", *(["cassandra"] if "cassandra" in CHOSEN else [])]
+CASSANDRA = pytest.param("cassandra", marks=pytest.mark.needs("cassandra"))
+BACKENDS = ["s3", *([CASSANDRA] if "cassandra" in CHOSEN else [])]
 
 
 def lay_out(folder: Path) -> None:

@@ -14,7 +14,7 @@ import click
 
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.terminal import colour, note, paint
-from millrace.laptop.backing import BACKENDS, check
+from millrace.laptop.backing import BACKENDS, SHARED, check
 from millrace.laptop.down import running_pid
 from millrace.laptop.failure import UpFailed
 from millrace.laptop.home import AREAS, Endpoints, Home
@@ -90,12 +90,15 @@ def command(
             shown.append(await _demo(settings, fresh_demo))
 
     def on_serving(endpoints: Endpoints) -> None:
-        print(_banner(endpoints, settings, detach=detach, demo=any(shown)), flush=True)
+        print(
+            _banner(endpoints, settings, _data(meant, settings.home, servers), detach=detach, demo=any(shown)),
+            flush=True,
+        )
         if not detach:
             lines.append(asyncio.get_running_loop().create_task(_beat(settings), name="status lines"))
 
     try:
-        check(backend or "", replicas, servers)
+        meant = check(backend or "", replicas, servers)
     except UpFailed as error:
         note(error.text())
         ctx.exit(1)
@@ -146,7 +149,14 @@ async def _beat(settings: Settings) -> None:
     await beat(settings)
 
 
-def _banner(endpoints: Endpoints, settings: Settings, *, detach: bool, demo: bool) -> str:
+def _data(backend: str, home: Path, servers: bool) -> str:
+    """Where the tables lie: words for the banner."""
+    if backend in SHARED:
+        return f"{backend}, in {home / 'servers'}" if servers else backend
+    return str(Home(home).data) if backend == "local" else backend
+
+
+def _banner(endpoints: Endpoints, settings: Settings, data: str, *, detach: bool, demo: bool) -> str:
     coloured = colour(sys.stdout)
     name = _command_name()
     home = "" if settings.home == (Path.cwd() / ".millrace").absolute() else f" --home {settings.home}"
@@ -157,7 +167,7 @@ def _banner(endpoints: Endpoints, settings: Settings, *, detach: bool, demo: boo
         f"  {'page':<10} {paint(endpoints.url, 'cyan', coloured)}",
     ]
     lines += [f"  {area:<10} {_where(endpoints, area)}" for area in AREAS if area in endpoints.services]
-    lines += [f"  {'data':<10} {Home(endpoints.home).data}", "", "Try next:"]
+    lines += [f"  {'data':<10} {data}", "", "Try next:"]
     lines += [f"  {name} {words}{home}" for words in (_TRY_DEMO if demo else _TRY_EMPTY)]
     return "\n".join([*lines, "", f"{name} down{home} stops it." if detach else "Ctrl-C drains and stops.", ""])
 

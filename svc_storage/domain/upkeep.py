@@ -246,6 +246,8 @@ class Upkeep:
         for path, modified_us in found:
             if path.endswith(".parquet") and path not in kept:
                 goes_us = view.goes_us(path, keep_us)
+                if goes_us is not None and table.shared and view.removed_us[path] > 0:
+                    goes_us += 2 * self._policy.trim_every_us  # until the others have noticed that its versions ended
                 if now_us > (modified_us + self._policy.orphan_us if goes_us is None else goes_us):
                     doomed.append(path)
             elif path.startswith(plans.FOLDER) and now_us - modified_us > plans.KEPT_US:

@@ -24,6 +24,7 @@ from svc_storage.ports import (
     CommitLog,
     CommitRoute,
     Committed,
+    LogTrimmed,
     Proposal,
     Snapshot,
     TableRow,
@@ -103,11 +104,15 @@ class Landing:
             self.unsure = True
             began_s = self._clock.monotonic_s()
             while self._clock.monotonic_s() - began_s < RESOLVE_S:
-                with contextlib.suppress(errors.OutcomeUnknown, errors.RetryLater):
+                try:
                     for found in await self.log.read_after(after):
                         if found.commit.id == commit.id:
                             return found
                     raise VersionTaken from unknown
+                except LogTrimmed:  # another replica has moved on and cut it: what the writers' records say decides
+                    raise VersionTaken from unknown
+                except (errors.OutcomeUnknown, errors.RetryLater):
+                    pass
                 await asyncio.sleep(0.2)
             raise
 

@@ -22,7 +22,7 @@ from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.predicates import In
 from svc_storage.domain.schema_change import SchemaChange
 from svc_storage.domain.upkeep import DAY_US, HOUR_US
-from svc_storage.ports import Commit, CommitKind, LogTrimmed, Version, VersionTaken
+from svc_storage.ports import Commit, CommitKind, CommitLog, LogTrimmed, Version, VersionTaken
 from tests.contract.storage.backends import NAME, ids, incoming, read
 from tests.integration.fleet.conftest import FULL
 from tests.integration.fleet.replicas import Place, Replica, two
@@ -179,7 +179,19 @@ async def test_whatever_happens_on_two_replicas(place: Place, seed: int) -> None
             assert await Checker(table, CheckWish(), heard, place.clock).check(), heard.faults
 
 
-async def test_who_missed_that_the_log_was_cut_does_not_commit_into_the_past(place: Place) -> None:
+class Unsure:
+    """A log whose answers to commits are lost."""
+
+    def __init__(self, log: CommitLog) -> None:
+        self.read_after = log.read_after
+
+    async def append(self, commit: Commit, *, after: Version) -> Version:
+        raise errors.OutcomeUnknown("lost")
+
+
+async def test_who_missed_that_the_log_was_cut_does_not_commit_into_the_past(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with two(place) as (a, b):
         here, there = await a.table(), await b.table()
         stale = there.versions.head.version
@@ -195,6 +207,10 @@ async def test_who_missed_that_the_log_was_cut_does_not_commit_into_the_past(pla
             await there.log.append(late, after=stale)
         with pytest.raises(LogTrimmed):
             await there.log.read_after(stale)
+        monkeypatch.setattr(there.committer.landing, "log", Unsure(there.log))
+        with pytest.raises(VersionTaken):
+            await there.committer.landing.append(late, after=stale)
+        monkeypatch.undo()
         fresh = await b.opened.fresh(NAME)
         assert ids(fresh) == [0, 2, 3, 4, 5]
         await stream.append(incoming(6, 2))

@@ -215,8 +215,10 @@ class Upkeep:
         if table.shared:
             await table.plans.take_in()  # what the other replicas planned
         base, commits = table.versions.before(floor)
-        if table.plans.under_way(base.version, floor - 1):
-            await table.plans.keep(base, commits)
+        first = max(base.version, table.versions.erased_below)  # nobody reads what lies before an erasure
+        if first < floor and table.plans.under_way(first, floor - 1):
+            start = table.versions.known(first) or base
+            await table.plans.keep(start, [found for found in commits if found.version > first])
 
         async def cut() -> None:
             table.versions.cut(floor)

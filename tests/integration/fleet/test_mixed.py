@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
+from svc_storage.domain import plans
 from svc_storage.domain.appending import Incoming, OpenRequest
 from svc_storage.domain.maintenance.checking import Checker, CheckWish
 from svc_storage.domain.maintenance.compacting import compact_all
@@ -216,3 +217,20 @@ async def test_who_missed_that_the_log_was_cut_does_not_commit_into_the_past(
         await stream.append(incoming(6, 2))
         await stream.finish()
         assert ids(await b.opened.fresh(NAME)) == [0, 2, 3, 4, 5, 6, 7]
+
+
+async def test_no_plan_is_kept_from_before_an_erasure_of_another_replica(place: Place) -> None:
+    async with two(place) as (a, b):
+        here, there = await a.table(), await b.table()
+        stream = await a.open()
+        for number in range(3):
+            await stream.append(incoming(number * 2, 2))
+            await stream.settle()
+        await stream.finish()
+        await there.refresh()
+        there.note_planned(there.head)
+        what = Erasure(predicate=In("id", (1,)), run="e/", grace_us=0, collect_us=0)
+        await TableEraser(here, what, Heard(), place.clock).erase()
+        there = await b.opened.fresh(NAME)
+        await b.upkeep.trim(there)
+        assert [path for path, _ in await there.files.list_paths() if path.startswith(f"{plans.FOLDER}")] == []

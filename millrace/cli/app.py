@@ -35,7 +35,9 @@ COMMANDS: dict[str, Entry] = {
     "query": Entry("query", "Ask one SELECT.", "Rows"),
     "lookup": Entry("lookup", "Show the rows of some primary keys.", "Rows"),
     "watch": Entry("watch", "Follow a table's versions as they land.", "Rows"),
-    "storage": Entry("storage", "Keep tables small, true and lawful: compact, expire, restore, erase, check.", "Rows"),
+    "storage": Entry(
+        "storage", "Keep tables small, true and lawful: compact, expire, restore, erase, check, export, import.", "Rows"
+    ),
     "dead-letters": Entry("dead_letters", "Show the rows that broke a table's contract.", "Rows"),
 }
 

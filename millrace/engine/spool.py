@@ -238,16 +238,17 @@ class Spool:
 
 
 def mergeable(parts: Sequence[_Part]) -> tuple[int, int] | None:
-    """[first, last) of neighbours to make one: MERGED of one level, none of them large; the newest such."""
-    last = len(parts)
-    while last > 0:
-        first = last
-        while first > 0 and parts[first - 1].level == parts[last - 1].level and last - first < MERGED:
-            first -= 1
-        small = all(part.size_bytes < MERGE_BYTES for part in parts[first:last])
-        if last - first == MERGED and small:
-            return first, last
+    """[first, last) of neighbours to make one: MERGED of one level, none of them large; the oldest such.
+
+    The newest would leave a few older ones behind, between two of a higher level, where they never find enough neighbours."""
+    first = 0
+    while first < len(parts):
         last = first
+        while last < len(parts) and parts[last].level == parts[first].level and last - first < MERGED:
+            last += 1
+        if last - first == MERGED and all(part.size_bytes < MERGE_BYTES for part in parts[first:last]):
+            return first, last
+        first = last
     return None
 
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millrace.errors import MillraceError
-from svc_storage.domain import compaction, plans
 from svc_storage.domain.definition import TableDefinition
 from svc_storage.domain.maintenance.retaining import RowsKept
 from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.domain.reading import plans
 from svc_storage.domain.tables import follow_schema
+from svc_storage.domain.writing import compaction
 from svc_storage.ports import Backend, Catalog, Clock, ReaderMarks, Version
 
 _log = logging.getLogger(__name__)
@@ -175,8 +176,11 @@ class Upkeep:
         await self._expire(table)
         known = await table.log.checkpoints()
         state.checkpoint = known[-1] if known else 0
-        if known and table.versions.base_version < known[0] <= table.head:
-            table.versions.cut(known[0])
+        oldest = await self._oldest_kept(
+            table
+        )  # by the rule of whoever cuts: a base alone does not say that it was cut
+        if bases := [version for version in known if table.versions.base_version < version <= oldest]:
+            table.versions.cut(bases[-1])
         keep_us = 2 * self._policy.files_us(table.definition)
         for path in list(table.versions.removed_us):
             if now_us > (table.versions.goes_us(path, keep_us) or 0) + self._policy.keep_files_us:

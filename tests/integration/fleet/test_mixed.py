@@ -11,8 +11,6 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
-from svc_storage.domain import plans
-from svc_storage.domain.appending import Incoming, OpenRequest
 from svc_storage.domain.maintenance.checking import Checker, CheckWish
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure, TableEraser
@@ -20,9 +18,11 @@ from svc_storage.domain.maintenance.expiring import ExpireWish, expire
 from svc_storage.domain.maintenance.reporting import Heard
 from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.predicates import In
-from svc_storage.domain.schema_change import SchemaChange
+from svc_storage.domain.reading import plans
+from svc_storage.domain.reading.predicates import In
 from svc_storage.domain.upkeep import DAY_US, HOUR_US
+from svc_storage.domain.writing.appending import Incoming, OpenRequest
+from svc_storage.domain.writing.schema_change import SchemaChange
 from svc_storage.ports import Commit, CommitKind, CommitLog, LogTrimmed, Version, VersionTaken
 from tests.contract.storage.backends import NAME, ids, incoming, read
 from tests.integration.fleet.conftest import FULL
@@ -234,3 +234,23 @@ async def test_no_plan_is_kept_from_before_an_erasure_of_another_replica(place: 
         there = await b.opened.fresh(NAME)
         await b.upkeep.trim(there)
         assert [path for path, _ in await there.files.list_paths() if path.startswith(f"{plans.FOLDER}")] == []
+
+
+async def test_a_named_reader_is_waited_for_by_every_replica(place: Place) -> None:
+    async with two(place) as (a, b):
+        readers = Pinned()
+        a.upkeep._readers = b.upkeep._readers = readers
+        stream = await a.open()
+        await stream.append(incoming(0, 2))
+        await stream.settle()
+        readers.at["transform"] = (await a.table()).head
+        for number in range(1, 25):
+            await stream.append(incoming(number * 2, 2))
+            await stream.settle()
+        for hours in (0, 25, 25):
+            place.clock.ahead_us += hours * HOUR_US
+            for replica in (a, b):
+                table = await replica.opened.fresh(NAME)
+                await replica.upkeep.tend(table)
+                assert table.oldest <= readers.at["transform"], replica.name
+        await stream.finish()

@@ -37,9 +37,9 @@ from svc_storage.adapters.s3.credentials import Credentials
 from svc_storage.adapters.s3.entries import S3Entries
 from svc_storage.adapters.s3.objects import Address, Objects
 from svc_storage.adapters.sqlite.store import SqliteControl
-from svc_storage.domain.changes import ResourceChange, follow
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
+from svc_storage.domain.control.changes import ResourceChange, follow
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import ControlStore, Packed, RequestMark
 
 SECONDS = 5.0

@@ -28,7 +28,7 @@ from svc_storage.adapters.cassandra.cells import buckets_of
 from svc_storage.adapters.cassandra.key_table import CassandraKeyTable
 from svc_storage.adapters.cassandra.session import Place, Session
 from svc_storage.adapters.cassandra.store import open_session
-from svc_storage.domain.keys import hashes
+from svc_storage.domain.reading.keys import hashes
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000000"))
 ROUNDS = 3

@@ -20,8 +20,8 @@ from svc_storage.adapters.pandas_guard import run_without_pandas
 from svc_storage.adapters.runs import MaintenanceRuns
 from svc_storage.adapters.users import ResourceUsers
 from svc_storage.config import Settings
-from svc_storage.domain.leadership import Fleet, Leadership
-from svc_storage.domain.leases import Leases
+from svc_storage.domain.control.leadership import Fleet, Leadership
+from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.storage import Around, Storage
 from svc_storage.domain.upkeep import Policy
 from svc_storage.servicers.committer import CommitterServicer

@@ -60,7 +60,7 @@ class DataFile:
     """An immutable file of a table. `level`: 0 as committed, 1 and 2 after compaction. `added_in`: the version that added it.
 
     `added_in` is an upper bound for a file that comes from a checkpoint. `statistics` is parsed lazily from `stats_json`
-    by `svc_storage.domain.statistics`.
+    by `svc_storage.domain.reading.statistics`.
     """
 
     path: str

@@ -20,7 +20,7 @@ from millrace.server.settings import Secret
 from millrace.server.telemetry import Telemetry
 from millrace.storage.v1 import committer_pb2 as pb
 from millrace.storage.v1 import committer_pb2_grpc as grpc_pb
-from svc_storage.domain.commit_codec import MAX_BYTES, encode
+from svc_storage.domain.writing.commit_codec import MAX_BYTES, encode
 from svc_storage.ports import Proposal, TableRow, Version
 
 _SAID = (CommitConflict, WriterFenced, LeaseLost, FieldInvalid, Missing, TableRecreated)

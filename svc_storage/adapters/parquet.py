@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from svc_storage.domain.statistics import StatisticsBuilder
+from svc_storage.domain.reading.statistics import StatisticsBuilder
 
 ROW_GROUP_ROWS = 122_880
 """DuckDB's unit of parallel work."""

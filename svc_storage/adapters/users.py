@@ -14,8 +14,8 @@ from millrace.errors import ResourceExists
 from millrace.extract.v1 import extract_pb2
 from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import pipeline_pb2, run_pb2
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish
 from svc_storage.ports import Clock, Derived, Packed, RequestMark, Resource, Version
 
 M = TypeVar("M", bound=Message)

@@ -15,10 +15,16 @@ from millrace.wire.batch import batch_from_proto
 from millrace.wire.clock import duration_micros, duration_proto, micros_of, timestamp_proto
 from millrace.wire.schema import schema_to_proto
 from svc_storage.convert.tables import position, position_to_proto
-from svc_storage.domain.appending import MAX_UNACKED_BATCHES, MAX_UNACKED_BYTES, AppendStream, Incoming, OpenRequest
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import table_name
-from svc_storage.domain.group import LONGEST_S, Ack
+from svc_storage.domain.writing.appending import (
+    MAX_UNACKED_BATCHES,
+    MAX_UNACKED_BYTES,
+    AppendStream,
+    Incoming,
+    OpenRequest,
+)
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
+from svc_storage.domain.writing.group import LONGEST_S, Ack
 
 MAX_MESSAGE_BYTES = 4 << 20
 _ACK_TIMEOUT_S = 30.0

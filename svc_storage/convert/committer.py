@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millrace.errors import FieldInvalid
 from millrace.storage.v1 import committer_pb2 as pb
-from svc_storage.domain.commit_codec import decode
+from svc_storage.domain.writing.commit_codec import decode
 from svc_storage.ports import Proposal
 
 

@@ -10,7 +10,7 @@ from millrace.storage.v1 import lookup_pb2 as pb
 from millrace.wire.batch import batch_from_proto, batch_to_proto
 from millrace.wire.clock import micros_of
 from svc_storage.convert.reads import MAX_COLUMNS, schema_of
-from svc_storage.domain.lookup import Found, LookupWish, too_large
+from svc_storage.domain.reading.lookup import Found, LookupWish, too_large
 
 
 def wish_from(request: pb.LookupRowsRequest) -> LookupWish:

@@ -20,7 +20,7 @@ from svc_storage.domain.maintenance.expiring import ExpireWish
 from svc_storage.domain.maintenance.reporting import Done, Fault, TableReport
 from svc_storage.domain.maintenance.work import GRACE_US, MAX_KEYS, CompactTask, EraseTask, RestoreTask, Task
 from svc_storage.domain.maintenance.writers import WriterView
-from svc_storage.domain.predicates import Literal
+from svc_storage.domain.reading.predicates import Literal
 from svc_storage.domain.transfer.work import ExportTask, ImportTask
 
 Request: TypeAlias = (

@@ -10,8 +10,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from millrace.errors import FieldInvalid, TokenMismatch
-from svc_storage.domain.scans import fingerprint
-from svc_storage.domain.tokens import PageToken, decode_page, encode_page
+from svc_storage.domain.reading.scans import fingerprint
+from svc_storage.domain.reading.tokens import PageToken, decode_page, encode_page
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 1_000

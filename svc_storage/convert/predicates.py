@@ -9,8 +9,8 @@ from millrace.errors import FieldInvalid
 from millrace.types.v1 import types_pb2 as pb
 from millrace.wire.clock import EPOCH, micros_of
 from millrace.wire.values import python_from_proto, value_to_proto
-from svc_storage.domain.predicates import MAX_DEPTH, And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate
-from svc_storage.domain.scans import TimeRange
+from svc_storage.domain.reading.predicates import MAX_DEPTH, And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate
+from svc_storage.domain.reading.scans import TimeRange
 
 MAX_VALUES = 1_000
 _OPS: Mapping[int, Op] = {pb.CompareOp.Value(f"COMPARE_OP_{op.name}"): op for op in Op}

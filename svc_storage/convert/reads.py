@@ -14,10 +14,18 @@ from millrace.wire.batch import batches_to_proto
 from millrace.wire.clock import micros_of, timestamp_proto
 from millrace.wire.schema import SCHEMA_ID, schema_to_proto
 from svc_storage.convert.predicates import predicate_from, predicate_to, time_range_from
-from svc_storage.domain.pinned import Pinned
-from svc_storage.domain.reads import PlannedSplit, ReadPlan, ReadWish, RowStream, SplitFile, SplitFiles, check_counts
-from svc_storage.domain.rows import Chunk
-from svc_storage.domain.scans import Scan
+from svc_storage.domain.reading.pinned import Pinned
+from svc_storage.domain.reading.reads import (
+    PlannedSplit,
+    ReadPlan,
+    ReadWish,
+    RowStream,
+    SplitFile,
+    SplitFiles,
+    check_counts,
+)
+from svc_storage.domain.reading.rows import Chunk
+from svc_storage.domain.reading.scans import Scan
 
 MAX_COLUMNS = 2_000
 MIN_MESSAGE_BYTES = 4_096

@@ -9,9 +9,9 @@ from google.protobuf import any_pb2
 from millrace.errors import FieldInvalid, FieldRequired
 from millrace.storage.v1 import resources_pb2 as pb
 from millrace.wire.clock import timestamp_proto
-from svc_storage.domain.changes import Initial, InitialEnd, ResourceChange, ResourceNews, RevisionBookmark
-from svc_storage.domain.resource_names import Selection, parse_selection
-from svc_storage.domain.resources import ResourceWish, StatusUpdate
+from svc_storage.domain.control.changes import Initial, InitialEnd, ResourceChange, ResourceNews, RevisionBookmark
+from svc_storage.domain.control.resource_names import Selection, parse_selection
+from svc_storage.domain.control.resources import ResourceWish, StatusUpdate
 from svc_storage.ports import Packed, Resource, ResourceEvent
 
 MAX_SELECTIONS = 20

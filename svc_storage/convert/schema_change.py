@@ -5,9 +5,9 @@ from __future__ import annotations
 from millrace.errors import FieldInvalid
 from millrace.storage.v1 import schema_pb2
 from millrace.wire.schema import field_from_proto, schema_to_proto, type_from_proto
-from svc_storage.domain.appending import SchemaAccepted
 from svc_storage.domain.definition import MAX_COLUMNS
-from svc_storage.domain.schema_change import SchemaChange
+from svc_storage.domain.writing.appending import SchemaAccepted
+from svc_storage.domain.writing.schema_change import SchemaChange
 
 _MAX_BYTES = 512 * 1024
 

@@ -9,7 +9,7 @@ from millrace.wire.clock import timestamp_proto
 from millrace.wire.schema import SCHEMA_ID
 from svc_storage.convert.requests import heartbeat_s
 from svc_storage.convert.tables import version_to_proto
-from svc_storage.domain.watch import Covered, Landed, TableNews, WatchWish
+from svc_storage.domain.reading.watch import Covered, Landed, TableNews, WatchWish
 
 
 def wish_from(request: pb.WatchTableRequest) -> WatchWish:

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import pyarrow as pa
 
 from millrace import errors
-from svc_storage.domain import dead_letters
-from svc_storage.domain.committer import Committer
+from svc_storage.domain.control.leadership import Fleet
 from svc_storage.domain.definition import DEAD_LETTERS, TableDefinition
-from svc_storage.domain.following import Following
-from svc_storage.domain.keys import KeyIndex, KeyIndexes
-from svc_storage.domain.landing import Landing
-from svc_storage.domain.leadership import Fleet
-from svc_storage.domain.plans import Plans
+from svc_storage.domain.reading.keys import KeyIndex, KeyIndexes
+from svc_storage.domain.reading.plans import Plans
 from svc_storage.domain.versions import LogView
+from svc_storage.domain.writing import dead_letters
+from svc_storage.domain.writing.committer import Committer
+from svc_storage.domain.writing.following import Following
+from svc_storage.domain.writing.landing import Landing
 from svc_storage.ports import (
     MERGED,
     Backend,

@@ -8,17 +8,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from svc_storage.domain.catalog import TableRows
-from svc_storage.domain.expiry import Expiry
-from svc_storage.domain.key_tables import KeyTables
-from svc_storage.domain.leadership import Fleet
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.lookup import Lookups
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.expiry import Expiry
+from svc_storage.domain.control.leadership import Fleet
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.requests import Answers
+from svc_storage.domain.control.resources import Resources
 from svc_storage.domain.maintenance.work import Maintenance
 from svc_storage.domain.opened import Opened
-from svc_storage.domain.reads import DirectAccess, Reads
-from svc_storage.domain.requests import Answers
-from svc_storage.domain.resources import Resources
+from svc_storage.domain.reading.key_tables import KeyTables
+from svc_storage.domain.reading.lookup import Lookups
+from svc_storage.domain.reading.reads import DirectAccess, Reads
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.transfer.work import Transfers
 from svc_storage.domain.upkeep import Policy, Upkeep

@@ -6,8 +6,8 @@ removes the row; the folder goes a day later.
 
 from __future__ import annotations
 
-import contextlib
 import asyncio
+import contextlib
 import json
 import secrets
 import uuid
@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import dead_letters
 from svc_storage.domain.definition import DEAD_LETTERS, TableDefinition, check_references, table_name
 from svc_storage.domain.opened import Opened, OpenTable
-from svc_storage.domain.schema_change import difference, evolve
+from svc_storage.domain.writing import dead_letters
+from svc_storage.domain.writing.schema_change import difference, evolve
 from svc_storage.ports import Backend, Catalog, Clock, Dependents, RequestMark, Snapshot, TableRow
 
 _COPY = "table.json"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from millrace import errors
-from svc_storage.domain.writers import advance
+from svc_storage.domain.writing.writers import advance
 from svc_storage.ports import (
     MERGED,
     Commit,

@@ -15,11 +15,11 @@ from millrace.storage.v1 import merge_pb2
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import appending as convert
 from svc_storage.convert import schema_change
-from svc_storage.domain.appending import AppendStream, Incoming, SchemaAccepted
-from svc_storage.domain.feeding import Signal, feeding
-from svc_storage.domain.merging import columns_of
 from svc_storage.domain.opened import Opened
-from svc_storage.domain.schema_change import SchemaChange
+from svc_storage.domain.writing.appending import AppendStream, Incoming, SchemaAccepted
+from svc_storage.domain.writing.feeding import Signal, feeding
+from svc_storage.domain.writing.merging import columns_of
+from svc_storage.domain.writing.schema_change import SchemaChange
 from svc_storage.ports import Clock
 
 Frame: TypeAlias = pb.AppendRowsRequest | merge_pb2.MergeRowsRequest

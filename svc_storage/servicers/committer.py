@@ -9,7 +9,7 @@ from millrace.server.identity import caller
 from millrace.storage.v1 import committer_pb2 as pb
 from millrace.storage.v1 import committer_pb2_grpc as grpc_pb
 from svc_storage.convert.committer import proposal_from
-from svc_storage.domain.leadership import Leader
+from svc_storage.domain.control.leadership import Leader
 from svc_storage.domain.opened import Opened
 
 REPLICA = "storage"

@@ -9,7 +9,7 @@ from millrace.storage.v1 import leases_pb2 as pb
 from millrace.storage.v1 import leases_pb2_grpc as grpc_pb
 from millrace.wire.clock import duration_micros, duration_proto, timestamp_proto
 from svc_storage.convert.requests import request_mark
-from svc_storage.domain.leases import Leases
+from svc_storage.domain.control.leases import Leases
 from svc_storage.ports import LeaseRow
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from millrace.storage.v1 import lookup_pb2 as pb
 from svc_storage.convert import lookup as convert
-from svc_storage.domain.lookup import Lookups
+from svc_storage.domain.reading.lookup import Lookups
 
 
 class LookupRpcs:

@@ -15,13 +15,13 @@ from svc_storage.convert import maintenance as convert
 from svc_storage.convert.paging import after_of, fitting, page_size_of, token_after
 from svc_storage.convert.requests import request_mark
 from svc_storage.convert.resources import resource_to
+from svc_storage.domain.control.requests import Answers
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources
 from svc_storage.domain.definition import namespace, table_name
 from svc_storage.domain.maintenance import writers
 from svc_storage.domain.maintenance.work import Maintenance
 from svc_storage.domain.opened import Opened
-from svc_storage.domain.requests import Answers
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources
 from svc_storage.ports import Clock
 
 Ledger = Callable[[], Runs]
@@ -58,7 +58,9 @@ class RunRpcs:
     async def _observe(self, request: convert.Request, context: Any, response: Callable[..., Any]) -> None:
         spec = convert.run_spec(request, caller().principal)
         ledger = self._ledger()
-        if not await ledger.knows(spec, request.request_id):  # attaching asks nothing of the table, which may be another by now
+        if not await ledger.knows(
+            spec, request.request_id
+        ):  # attaching asks nothing of the table, which may be another by now
             await self._maintenance.check(request.table, convert.task_from(request))
         run = await ledger.start(spec, request.request_id)
         async with aclosing(ledger.events(run.name, request.after_sequence)) as events:  # type: ignore[type-var]

@@ -11,7 +11,7 @@ from millrace.errors import FieldRequired
 from millrace.server.lifecycle import heartbeats
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import reads as convert
-from svc_storage.domain.reads import Reads, RowStream
+from svc_storage.domain.reading.reads import Reads, RowStream
 from svc_storage.domain.streams import closing
 from svc_storage.ports import Clock
 

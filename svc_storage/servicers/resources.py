@@ -11,9 +11,9 @@ from millrace.storage.v1 import resources_pb2_grpc as grpc_pb
 from svc_storage.convert import resources as convert
 from svc_storage.convert.paging import after_of, fitting, page_size_of, token_after
 from svc_storage.convert.requests import heartbeat_s, request_mark
-from svc_storage.domain.changes import follow
-from svc_storage.domain.resource_names import parse_parent
-from svc_storage.domain.resources import Resources
+from svc_storage.domain.control.changes import follow
+from svc_storage.domain.control.resource_names import parse_parent
+from svc_storage.domain.control.resources import Resources
 from svc_storage.domain.streams import closing
 from svc_storage.ports import Clock
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import watch as convert
-from svc_storage.domain.resource_names import check_name
+from svc_storage.domain.control.resource_names import check_name
+from svc_storage.domain.reading.watch import watch
 from svc_storage.domain.streams import closing
-from svc_storage.domain.watch import watch
 from svc_storage.ports import Clock, OpenTables
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.sqlite.store import SqliteControl
-from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
+from svc_storage.domain.control.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import Packed, RequestMark
 
 

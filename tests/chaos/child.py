@@ -22,7 +22,8 @@ SECOND_US = 1_000_000
 
 def prepare_storage(main: Any, losses: Losses) -> None:
     """Compaction, checkpoints and clean-up within seconds; each commit and each transaction may lose its answer."""
-    from svc_storage.domain import compaction, upkeep
+    from svc_storage.domain import upkeep
+    from svc_storage.domain.writing import compaction
 
     compaction.FAN_IN, upkeep.SPARSE = 4, 20
     main.Policy = partial(

@@ -19,8 +19,8 @@ from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.s3.credentials import Credentials
 from svc_storage.adapters.s3.entries import S3Entries
 from svc_storage.adapters.s3.objects import Address, Objects
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import Packed, RequestMark
 
 LEASE, RUN = "sources/a", "namespaces/default/runs/held"

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 
 from svc_storage.adapters.clock import SystemClock
-from svc_storage.domain.appending import OpenRequest
 from svc_storage.domain.definition import define
 from svc_storage.domain.maintenance.checking import Checker, CheckWish
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure, TableEraser
 from svc_storage.domain.maintenance.reporting import Heard
 from svc_storage.domain.maintenance.restoring import restore
-from svc_storage.domain.predicates import In
+from svc_storage.domain.reading.predicates import In
+from svc_storage.domain.writing.appending import OpenRequest
 from tests.chaos.storage_child import Started, say, start
 from tests.contract.storage.backends import SCHEMA, incoming
 

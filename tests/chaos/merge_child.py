@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from svc_storage.domain.appending import Incoming, OpenRequest
+from svc_storage.domain.writing.appending import Incoming, OpenRequest
 from tests.chaos.storage_child import feed, start
 from tests.contract.storage.test_merging import Line, changes, defined, gone, up
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from svc_storage.adapters import disk
-from svc_storage.domain import assembly, committer, writers
-from svc_storage.domain.appending import AppendStream
-from svc_storage.domain.group import Ack
+from svc_storage.domain.writing import assembly, committer, writers
+from svc_storage.domain.writing.appending import AppendStream
+from svc_storage.domain.writing.group import Ack
 
 BUGS = ("ack_before_commit", "no_log_fsync", "position_outside", "no_epoch_check")
 

@@ -18,14 +18,14 @@ from svc_storage.adapters import disk
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.delta.backend import DeltaBackend
 from svc_storage.adapters.sqlite.store import SqliteControl
-from svc_storage.domain import compaction
-from svc_storage.domain.appending import AppendStream, Incoming, OpenRequest
-from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.writing import compaction
+from svc_storage.domain.writing.appending import AppendStream, Incoming, OpenRequest
 from svc_storage.ports import RequestMark, Version
 from tests.chaos.planted import plant
 from tests.contract.storage.backends import NAME, SCHEMA, incoming

@@ -10,8 +10,8 @@ import pytest
 
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.sqlite.store import SqliteControl
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources
 from tests.chaos import catalog_child
 from tests.chaos.nursery import Nursery
 

@@ -23,9 +23,9 @@ from millrace.laptop.servers.weed import Weed
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.control_log.store import LogControl
 from svc_storage.adapters.s3.entries import S3Entries
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish
 from svc_storage.ports import Packed, RequestMark
 from tests.chaos import control_child
 from tests.chaos.nursery import ROOT, Nursery

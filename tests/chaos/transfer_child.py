@@ -16,16 +16,16 @@ from pathlib import Path
 from svc_storage.adapters.archive.folder import FolderArchive
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.delta.store import open_local
-from svc_storage.domain.appending import OpenRequest
-from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.definition import define
-from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.transfer import exporting
 from svc_storage.domain.transfer.archive import MANIFEST, Manifest
 from svc_storage.domain.transfer.exporting import Export, spans
 from svc_storage.domain.transfer.importing import Import, ImportOf
+from svc_storage.domain.writing.appending import OpenRequest
 from svc_storage.ports import Archive, RequestMark
 from tests.chaos.storage_child import Nobody, say
 from tests.contract.storage.backends import NAME, SCHEMA, ids, incoming

@@ -1,4 +1,4 @@
-"""Calls that lose or double rows, whoever makes them: storage.md says why. Ours stand in `svc_storage/domain/compaction.py`."""
+"""Calls that lose or double rows, whoever makes them: storage.md says why. Ours stand in `svc_storage/domain/writing/compaction.py`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ DEFERRED = {
     ("svc_analysis", "statsmodels"): "1.9 s to import: on the first statistic",
     ("svc_extract", "adbc_driver_postgresql"): "0.5 s and a shared library: with the first SQL source",
     ("svc_extract", "adbc_driver_manager"): "comes with adbc_driver_postgresql",
-    ("svc_storage.stores", "svc_storage.adapters.cassandra"): "its driver, 0.2 s: only where the tables are in Cassandra",
+    (
+        "svc_storage.stores",
+        "svc_storage.adapters.cassandra",
+    ): "its driver, 0.2 s: only where the tables are in Cassandra",
     ("svc_storage.stores", "svc_storage.adapters.s3"): "obstore, 0.1 s: only where the tables are on S3",
     ("svc_storage.stores", "svc_storage.adapters.archive.bucket"): "the same: only where exports go to S3",
     ("millrace.cli", "bokeh"): "0.5 s: only where a chart is drawn",

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from millrace.errors import ChecksumMismatch
 from svc_storage.adapters.cassandra.codec import schema_bytes, schema_from
-from svc_storage.domain.statistics import StatisticsBuilder
+from svc_storage.domain.reading.statistics import StatisticsBuilder
 
 GROUP_ROWS = 65_536
 GROUP_BYTES = 16 << 20

@@ -27,7 +27,7 @@ from svc_storage.adapters.cassandra.objects import PARTITION_BYTES, PIECE_BYTES,
 from svc_storage.adapters.cassandra.paths import Listed, Paths
 from svc_storage.adapters.cassandra.session import Pending, Session
 from svc_storage.adapters.parquet_rows import BATCH_BYTES, MAX_BATCH_ROWS, in_schema
-from svc_storage.domain.statistics import StatisticsBuilder
+from svc_storage.domain.reading.statistics import StatisticsBuilder
 from svc_storage.ports import DataFile, Direct, DirectUrl
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ import pyarrow as pa
 from millrace import errors
 from svc_storage.adapters.cassandra import cells
 from svc_storage.adapters.cassandra.session import Pending, Session
-from svc_storage.domain.keys import Mask, Rows, codes, hashes
+from svc_storage.domain.reading.keys import Mask, Rows, codes, hashes
 from svc_storage.ports import KeyRows, KeyTableState, Version
 
 BATCH_ROWS = 100

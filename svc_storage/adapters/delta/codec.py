@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, Schema
 
 from svc_storage.adapters.delta import features
-from svc_storage.domain.statistics import rows_in
+from svc_storage.domain.reading.statistics import rows_in
 from svc_storage.ports import (
     BatchMark,
     Commit,

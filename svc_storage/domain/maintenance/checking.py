@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from millrace import errors
-from svc_storage.domain import dead_letters, plans
 from svc_storage.domain.maintenance.reporting import Done, Fault, TableReport, Teller, add_rows
 from svc_storage.domain.maintenance.truth import wrong_statistics
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.reading import plans
 from svc_storage.domain.transfer.importing import WRITER as IMPORT
 from svc_storage.domain.versions import fold
+from svc_storage.domain.writing import dead_letters
 from svc_storage.ports import (
     Clock,
     Commit,

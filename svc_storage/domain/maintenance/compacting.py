@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from svc_storage.domain import compaction
 from svc_storage.domain.maintenance.reporting import Done, TableReport, Teller
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.writing import compaction
 from svc_storage.ports import Clock
 
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from svc_storage.domain import dead_letters, plans, rewrite
-from svc_storage.domain.assembly import new_name
-from svc_storage.domain.bounds import bounds_of
-from svc_storage.domain.filtering import evaluate
 from svc_storage.domain.maintenance.expiring import close_below
 from svc_storage.domain.maintenance.letters import Judge
 from svc_storage.domain.maintenance.reporting import Done, TableReport, Teller
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.predicates import Predicate, columns_of
-from svc_storage.domain.pruning import may_match
+from svc_storage.domain.reading import plans
+from svc_storage.domain.reading.bounds import bounds_of
+from svc_storage.domain.reading.filtering import evaluate
+from svc_storage.domain.reading.predicates import Predicate, columns_of
+from svc_storage.domain.reading.pruning import may_match
+from svc_storage.domain.writing import dead_letters, rewrite
+from svc_storage.domain.writing.assembly import new_name
 from svc_storage.ports import Clock, CommitKind, DataFile, DeadLetterFile, Snapshot, TableFiles
 
 AT_ONCE = 16

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from svc_storage.domain.filtering import evaluate
-from svc_storage.domain.predicates import And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate, columns_of
+from svc_storage.domain.reading.filtering import evaluate
+from svc_storage.domain.reading.predicates import And, Compare, In, IsNull, Literal, Not, Op, Or, Predicate, columns_of
 
 
 class Judge:

@@ -9,7 +9,7 @@ from millrace import errors
 from svc_storage.domain.maintenance.erasing import Erasure, TableEraser
 from svc_storage.domain.maintenance.reporting import TableReport, Teller
 from svc_storage.domain.opened import Opened, OpenTable
-from svc_storage.domain.predicates import Predicate, bind
+from svc_storage.domain.reading.predicates import Predicate, bind
 from svc_storage.ports import Clock, Lineage, Version
 
 CACHED = (

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import rewrite
 from svc_storage.domain.maintenance.reporting import Done, TableReport, Teller
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.schema_change import needs_rewrite
+from svc_storage.domain.writing import rewrite
+from svc_storage.domain.writing.schema_change import needs_rewrite
 from svc_storage.ports import Clock, Commit, CommitKind, Committed, DataFile, Snapshot, Version
 
 MARGIN_US = 15 * 60 * 1_000_000

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from svc_storage.domain import rewrite
-from svc_storage.domain.bounds import bounds_of
-from svc_storage.domain.filtering import evaluate
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.predicates import Compare, Op, Predicate
-from svc_storage.domain.pruning import ColumnBounds, may_match
+from svc_storage.domain.reading.bounds import bounds_of
+from svc_storage.domain.reading.filtering import evaluate
+from svc_storage.domain.reading.predicates import Compare, Op, Predicate
+from svc_storage.domain.reading.pruning import ColumnBounds, may_match
 from svc_storage.domain.retention import Retention
+from svc_storage.domain.writing import rewrite
 from svc_storage.ports import CommitKind, Committed, DataFile, Snapshot, Version
 
 AT_ONCE = 64

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millrace import errors
-from svc_storage.domain.bounds import bounds_of
-from svc_storage.domain.pruning import ColumnBounds
-from svc_storage.domain.statistics import rows_in
+from svc_storage.domain.reading.bounds import bounds_of
+from svc_storage.domain.reading.pruning import ColumnBounds
+from svc_storage.domain.reading.statistics import rows_in
 from svc_storage.ports import DataFile, TableFiles
 
 

@@ -14,7 +14,7 @@ from svc_storage.domain.maintenance.lineage import Everywhere
 from svc_storage.domain.maintenance.reporting import Fault, TableReport, Teller
 from svc_storage.domain.maintenance.restoring import restore, version_of
 from svc_storage.domain.opened import Opened
-from svc_storage.domain.predicates import And, Compare, Literal, Op, Or, Predicate, bind
+from svc_storage.domain.reading.predicates import And, Compare, Literal, Op, Or, Predicate, bind
 from svc_storage.domain.transfer.work import ExportTask, ImportTask, Transfers
 from svc_storage.domain.upkeep import Policy
 from svc_storage.ports import Catalog, Clock, Lineage, ReaderMarks, TableRow, Version

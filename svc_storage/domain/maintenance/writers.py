@@ -9,7 +9,7 @@ from typing import Protocol
 
 from millrace import errors
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.writers import MAX_EPOCH, check_writer_id
+from svc_storage.domain.writing.writers import MAX_EPOCH, check_writer_id
 from svc_storage.ports import Clock, Commit, CommitKind, Version, WriterState
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import dead_letters
 from svc_storage.domain.transfer.archive import JOB, MANIFEST, PART_ROWS, Manifest
+from svc_storage.domain.writing import dead_letters
 from svc_storage.ports import Archive, ArchivePart, DataFile, Snapshot, TableFiles, TableRow
 
 T = TypeVar("T")

@@ -16,12 +16,12 @@ from typing import TypeVar
 
 from millrace import errors
 from millrace.failpoints import failpoint
-from svc_storage.domain import dead_letters
-from svc_storage.domain.assembly import new_name
 from svc_storage.domain.definition import table_name
 from svc_storage.domain.transfer.archive import MANIFEST, Manifest
 from svc_storage.domain.transfer.exporting import Moved
 from svc_storage.domain.versions import LogView
+from svc_storage.domain.writing import dead_letters
+from svc_storage.domain.writing.assembly import new_name
 from svc_storage.ports import (
     Archive,
     ArchivePart,

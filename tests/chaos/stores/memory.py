@@ -18,9 +18,9 @@ from typing import Any
 from millrace import errors
 from svc_storage.adapters.memory.backend import MemoryBackend
 from svc_storage.adapters.memory.control import MemoryControl
-from svc_storage.domain.appending import AppendStream
 from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.writing.appending import AppendStream
 from tests.chaos.lost_answers import Losses
 from tests.chaos.stores.plan import Plan
 from tests.chaos.stores.verdict import Verdict, judge

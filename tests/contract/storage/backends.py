@@ -19,12 +19,12 @@ from svc_storage.adapters.memory.backend import MemoryBackend
 from svc_storage.adapters.memory.control import MemoryControl
 from svc_storage.adapters.s3.backend import S3Backend
 from svc_storage.adapters.s3.cache import FileCache
-from svc_storage.domain.appending import AppendStream, Incoming, OpenRequest
-from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
+from svc_storage.domain.writing.appending import AppendStream, Incoming, OpenRequest
 from svc_storage.ports import Backend, RequestMark, Snapshot
 from tests.servers.cassandra import View, shared_session
 from tests.servers.weed import objects, shared_weed

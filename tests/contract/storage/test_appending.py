@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
-from svc_storage.domain.appending import MAX_UNACKED_BATCHES, AppendStream
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import ColumnRule, define
-from svc_storage.domain.group import Ack
+from svc_storage.domain.writing.appending import MAX_UNACKED_BATCHES, AppendStream
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
+from svc_storage.domain.writing.group import Ack
 from svc_storage.ports import CommitKind, RequestMark
 from tests.contract.storage.backends import NAME, SCHEMA, Rig, ids, incoming, read, rows
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from millrace import errors
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.maintenance.checking import Checker, CheckWish, log_faults
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.reporting import Fault, Heard
 from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.upkeep import HOUR_US
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from svc_storage.ports import Commit, CommitKind, Committed, WriterState
 from tests.contract.storage.backends import SCHEMA, Rig, incoming, rows
 

@@ -19,7 +19,7 @@ from millrace.storage.v1 import committer_pb2, committer_pb2_grpc, storage_pb2, 
 from millrace.wire.schema import schema_to_proto
 from svc_storage.__main__ import compose
 from svc_storage.config import Settings
-from svc_storage.domain.commit_codec import decode, encode
+from svc_storage.domain.writing.commit_codec import decode, encode
 from svc_storage.ports import (
     BatchMark,
     Commit,

@@ -17,8 +17,8 @@ from millrace.storage.v1 import leases_pb2, leases_pb2_grpc, resources_pb2, reso
 from millrace.types.v1 import pipeline_pb2
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.memory.control import MemoryControl
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.resources import Resources
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.resources import Resources
 from svc_storage.servicers.leases import LeaseServicer
 from svc_storage.servicers.resources import ResourceServicer
 

@@ -23,10 +23,10 @@ from svc_storage.adapters.control_log.codec import decode_snapshot, encode_snaps
 from svc_storage.adapters.control_log.entries import Entries, MemoryEntries
 from svc_storage.adapters.control_log.keeping import KeepingPolicy
 from svc_storage.adapters.control_log.store import LogControl
-from svc_storage.domain.changes import ResourceChange, RevisionBookmark, follow
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
+from svc_storage.domain.control.changes import ResourceChange, RevisionBookmark, follow
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import Answer, ControlTransaction, LeaseRow, Packed, RequestMark
 from tests.contract.storage.control_stores import CHOSEN_LOGS, LOGS, HandClock
 

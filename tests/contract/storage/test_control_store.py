@@ -13,10 +13,10 @@ import pytest
 from millrace.errors import DiskFull, EtagMismatch, RequestIdReused, ResourceExists, StoreUnavailable, TableNotFound
 from svc_storage.adapters.sqlite.schema import STEPS
 from svc_storage.adapters.sqlite.store import SqliteControl
-from svc_storage.domain.catalog import TableRows
-from svc_storage.domain.changes import ResourceChange, RevisionBookmark, follow
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.changes import ResourceChange, RevisionBookmark, follow
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish
 from svc_storage.ports import Answer, ControlStore, ControlTransaction, LeaseRow, Packed, RequestMark, TableRow
 from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 

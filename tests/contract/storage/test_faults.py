@@ -12,8 +12,8 @@ import pytest
 
 from millrace import errors
 from svc_storage.adapters import disk
-from svc_storage.domain import landing
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.writing import landing
 from svc_storage.ports import Commit, CommitKind, Committed, Version
 from tests.contract.storage.backends import Rig, ids, incoming
 

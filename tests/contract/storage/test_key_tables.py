@@ -17,13 +17,13 @@ from millrace import errors, failpoints
 from svc_storage.adapters.cassandra.key_table import CassandraKeyTable
 from svc_storage.adapters.cassandra.session import Session
 from svc_storage.adapters.cassandra.store import open_backend
-from svc_storage.domain import rewrite
-from svc_storage.domain.appending import Incoming
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.key_tables import catch_up
-from svc_storage.domain.lookup import Found, Lookups, LookupWish
 from svc_storage.domain.opened import Opened, OpenTable
+from svc_storage.domain.reading.key_tables import catch_up
+from svc_storage.domain.reading.lookup import Found, Lookups, LookupWish
 from svc_storage.domain.tables import Tables
+from svc_storage.domain.writing import rewrite
+from svc_storage.domain.writing.appending import Incoming
 from svc_storage.ports import CommitKind, KeyTableState, Version
 from tests.contract.storage.backends import NAME, Rig
 from tests.contract.storage.test_merging import SCHEMA as MERGED_SCHEMA

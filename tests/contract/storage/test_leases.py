@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millrace.errors import FieldInvalid, LeaseHeld, LeaseLost
-from svc_storage.domain.leases import Leases
+from svc_storage.domain.control.leases import Leases
 from svc_storage.ports import ControlStore, LeaseRow, RequestMark
 from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 

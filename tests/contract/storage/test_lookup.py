@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
-from svc_storage.domain import compaction
-from svc_storage.domain.appending import Incoming
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.keys import key_schema
-from svc_storage.domain.lookup import MAX_KEYS, Found, Lookups, LookupWish
+from svc_storage.domain.reading.keys import key_schema
+from svc_storage.domain.reading.lookup import MAX_KEYS, Found, Lookups, LookupWish
 from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.writing import compaction
+from svc_storage.domain.writing.appending import Incoming
 from svc_storage.ports import Version
 from tests.contract.storage.backends import NAME, Rig
 

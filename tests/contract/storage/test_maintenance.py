@@ -8,9 +8,6 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
-from svc_storage.domain import rewrite
-from svc_storage.domain.appending import Incoming
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import define
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure
@@ -19,12 +16,15 @@ from svc_storage.domain.maintenance.lineage import Everywhere
 from svc_storage.domain.maintenance.reporting import Heard, RunCancelled
 from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.pinned import pin
-from svc_storage.domain.predicates import Compare, In, Op
+from svc_storage.domain.reading.pinned import pin
+from svc_storage.domain.reading.predicates import Compare, In, Op
+from svc_storage.domain.reading.scans import Scan
 from svc_storage.domain.retention import Retention
-from svc_storage.domain.scans import Scan
 from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
 from svc_storage.domain.versions import newest_first
+from svc_storage.domain.writing import rewrite
+from svc_storage.domain.writing.appending import Incoming
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from svc_storage.ports import CommitKind, Derived, Version
 from tests.contract.storage.backends import NAME, SCHEMA, Rig, ids, incoming, read, rows
 

@@ -9,17 +9,17 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors
-from svc_storage.domain import compaction, merging
-from svc_storage.domain.appending import AppendStream, Incoming
 from svc_storage.domain.definition import ColumnRule, TableDefinition, define
-from svc_storage.domain.group import Ack, Pending
 from svc_storage.domain.maintenance.writers import page
 from svc_storage.domain.opened import Opened, OpenTable
-from svc_storage.domain.pinned import pin
-from svc_storage.domain.scans import Scan
-from svc_storage.domain.schema_change import SchemaChange
+from svc_storage.domain.reading.pinned import pin
+from svc_storage.domain.reading.scans import Scan
 from svc_storage.domain.upkeep import Policy, Upkeep
 from svc_storage.domain.versions import summarise
+from svc_storage.domain.writing import compaction, merging
+from svc_storage.domain.writing.appending import AppendStream, Incoming
+from svc_storage.domain.writing.group import Ack, Pending
+from svc_storage.domain.writing.schema_change import SchemaChange
 from svc_storage.ports import MERGED, CommitKind, Version
 from tests.contract.storage.backends import NAME, Rig, read
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svc_storage.domain import compaction
-from svc_storage.domain.appending import AppendStream
-from svc_storage.domain.lookup import Lookups, LookupWish
 from svc_storage.domain.opened import OpenTable
+from svc_storage.domain.reading.lookup import Lookups, LookupWish
 from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.writing import compaction
+from svc_storage.domain.writing.appending import AppendStream
 from tests.contract.storage.backends import BACKENDS, NAME, Rig
 from tests.contract.storage.conftest import CHOSEN
 from tests.contract.storage.test_merging import Line, NoReaders, defined, frame, gone, held, merger, up

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from svc_storage.domain import compaction
 from svc_storage.domain.maintenance.checking import Checker, CheckWish
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure, TableEraser
@@ -26,8 +25,9 @@ from svc_storage.domain.maintenance.expiring import ExpireWish, expire
 from svc_storage.domain.maintenance.reporting import Heard
 from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.predicates import In
+from svc_storage.domain.reading.predicates import In
 from svc_storage.domain.upkeep import DAY_US, HOUR_US, Policy, Upkeep
+from svc_storage.domain.writing import compaction
 from svc_storage.ports import Version
 from tests.contract.storage.backends import BACKENDS, NAME, Rig, ids, incoming, read
 

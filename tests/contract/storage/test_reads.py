@@ -22,12 +22,12 @@ from millrace.errors import (
     VersionExpired,
     VersionInFuture,
 )
-from svc_storage.domain.dead_letters import ClientDeadLetter
-from svc_storage.domain.predicates import Compare, In, Not, Op
-from svc_storage.domain.reads import DirectAccess, Reads, ReadWish, RowStream
-from svc_storage.domain.rows import Chunk
-from svc_storage.domain.scans import Scan, TimeRange
+from svc_storage.domain.reading.predicates import Compare, In, Not, Op
+from svc_storage.domain.reading.reads import DirectAccess, Reads, ReadWish, RowStream
+from svc_storage.domain.reading.rows import Chunk
+from svc_storage.domain.reading.scans import Scan, TimeRange
 from svc_storage.domain.streams import closing
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from svc_storage.ports import Direct
 from tests.contract.storage.backends import NAME, Rig, incoming
 
@@ -331,7 +331,7 @@ async def test_a_stalled_reader_holds_a_few_mebibytes(rig: Rig) -> None:
 
 
 async def test_a_filter_that_matches_nothing_stays_interruptible(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svc_storage.domain.rows.SCANNED_BYTES", 1 << 16)
+    monkeypatch.setattr("svc_storage.domain.reading.rows.SCANNED_BYTES", 1 << 16)
     await fill(rig, 30_000, 30_000)
     nothing = Not(In("status", ("open", "done")))
     stream = await reads_of(rig).open(ReadWish(scan=Scan(NAME, predicate=nothing)))

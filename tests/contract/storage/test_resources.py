@@ -16,12 +16,19 @@ from millrace.errors import (
     RevisionExpired,
     SourceNotFound,
 )
-from svc_storage.domain import resources as module
-from svc_storage.domain.changes import Initial, InitialEnd, ResourceChange, ResourceNews, RevisionBookmark, follow
-from svc_storage.domain.expiry import Expiry
-from svc_storage.domain.leases import Leases
-from svc_storage.domain.resource_names import Selection
-from svc_storage.domain.resources import Resources, ResourceWish, StatusUpdate
+from svc_storage.domain.control import resources as module
+from svc_storage.domain.control.changes import (
+    Initial,
+    InitialEnd,
+    ResourceChange,
+    ResourceNews,
+    RevisionBookmark,
+    follow,
+)
+from svc_storage.domain.control.expiry import Expiry
+from svc_storage.domain.control.leases import Leases
+from svc_storage.domain.control.resource_names import Selection
+from svc_storage.domain.control.resources import Resources, ResourceWish, StatusUpdate
 from svc_storage.ports import ControlStore, Packed, RequestMark
 from tests.contract.storage.control_stores import CHOSEN, CONTROL_STORES, HandClock
 

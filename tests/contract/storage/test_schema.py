@@ -12,20 +12,20 @@ import pyarrow as pa
 import pytest
 
 from millrace import errors, failpoints
-from svc_storage.domain import compaction
-from svc_storage.domain.appending import AppendStream, Incoming, SchemaAccepted
 from svc_storage.domain.definition import TableDefinition, define
-from svc_storage.domain.group import Ack
 from svc_storage.domain.maintenance.restoring import restore
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.pinned import pin
-from svc_storage.domain.predicates import Compare, Op
-from svc_storage.domain.rows import RowReader
-from svc_storage.domain.scans import Scan
-from svc_storage.domain.schema_change import SchemaChange
-from svc_storage.domain.tokens import Place
+from svc_storage.domain.reading.pinned import pin
+from svc_storage.domain.reading.predicates import Compare, Op
+from svc_storage.domain.reading.rows import RowReader
+from svc_storage.domain.reading.scans import Scan
+from svc_storage.domain.reading.tokens import Place
+from svc_storage.domain.reading.watch import Landed, WatchWish, watch
 from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
-from svc_storage.domain.watch import Landed, WatchWish, watch
+from svc_storage.domain.writing import compaction
+from svc_storage.domain.writing.appending import AppendStream, Incoming, SchemaAccepted
+from svc_storage.domain.writing.group import Ack
+from svc_storage.domain.writing.schema_change import SchemaChange
 from svc_storage.ports import CommitKind, Snapshot, Version
 from tests.contract.storage.backends import NAME, Rig, read
 from tests.contract.storage.test_maintenance import Heard

@@ -14,13 +14,13 @@ import pytest
 
 from millrace import errors
 from svc_storage.adapters.archive.folder import FolderArchive
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.transfer import archive as archives
 from svc_storage.domain.transfer import exporting
 from svc_storage.domain.transfer.archive import Manifest, check_destination
 from svc_storage.domain.transfer.exporting import Export
 from svc_storage.domain.transfer.importing import Import, ImportOf
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from svc_storage.ports import Archive, DataFile
 from tests.contract.storage.backends import NAME, Rig, ids, incoming, read
 

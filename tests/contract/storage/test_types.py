@@ -25,8 +25,8 @@ from millrace.types.v1 import types_pb2
 from millrace.wire.batch import batch_to_proto
 from svc_storage.convert.appending import incoming_from
 from svc_storage.domain.definition import define
-from svc_storage.domain.reads import ReadWish
-from svc_storage.domain.scans import Scan
+from svc_storage.domain.reading.reads import ReadWish
+from svc_storage.domain.reading.scans import Scan
 from tests.contract.storage.backends import Rig
 from tests.contract.storage.test_reads import _cut_read, collect, reads_of
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from millrace import errors
-from svc_storage.domain import compaction
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.upkeep import DAY_US, Policy, Upkeep
+from svc_storage.domain.writing import compaction
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from svc_storage.ports import CommitKind, Version
 from tests.contract.storage.backends import NAME, Rig, ids, incoming, read
 

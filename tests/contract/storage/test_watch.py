@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from millrace.errors import FieldInvalid, VersionInFuture
-from svc_storage.domain.watch import Covered, Deleted, Landed, TableNews, WatchWish, watch
+from svc_storage.domain.reading.watch import Covered, Deleted, Landed, TableNews, WatchWish, watch
 from tests.contract.storage.backends import NAME, Rig, incoming
 
 

@@ -17,15 +17,15 @@ import pytest
 from millrace import errors
 from svc_storage.adapters.memory.backend import MemoryBackend
 from svc_storage.adapters.memory.control import MemoryControl
-from svc_storage.domain import commit_codec
-from svc_storage.domain.appending import AppendStream, OpenRequest
-from svc_storage.domain.catalog import TableRows
+from svc_storage.domain.control.catalog import TableRows
+from svc_storage.domain.control.leadership import Fleet, Leadership
+from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.definition import define
-from svc_storage.domain.leadership import Fleet, Leadership
-from svc_storage.domain.leases import Leases
 from svc_storage.domain.opened import Opened, OpenTable
 from svc_storage.domain.tables import Tables
 from svc_storage.domain.upkeep import Policy, Upkeep
+from svc_storage.domain.writing import commit_codec
+from svc_storage.domain.writing.appending import AppendStream, OpenRequest
 from svc_storage.ports import Backend, Clock, ControlStore, Proposal, RequestMark, TableRow, Version
 from tests.contract.storage.backends import BACKENDS, NAME, SCHEMA, Nobody, WallClock
 

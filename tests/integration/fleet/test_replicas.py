@@ -9,8 +9,8 @@ import pytest
 
 from millrace import errors
 from svc_storage.adapters.delta import log as delta_log
-from svc_storage.domain import compaction, landing
-from svc_storage.domain.appending import AppendStream
+from svc_storage.domain.writing import compaction, landing
+from svc_storage.domain.writing.appending import AppendStream
 from svc_storage.ports import Commit, CommitKind, RequestMark, Version
 from tests.contract.storage.backends import NAME, ids, incoming
 from tests.integration.fleet.replicas import Place, Replica, two

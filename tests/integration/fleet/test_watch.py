@@ -8,8 +8,8 @@ from contextlib import aclosing
 
 import pytest
 
+from svc_storage.domain.reading.watch import Covered, Landed, WatchWish, watch
 from svc_storage.domain.upkeep import Policy
-from svc_storage.domain.watch import Covered, Landed, WatchWish, watch
 from tests.integration.fleet.conftest import FULL
 from tests.integration.fleet.replicas import Place, two
 

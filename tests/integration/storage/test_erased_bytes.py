@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from svc_storage.adapters.s3.backend import S3Backend
-from svc_storage.domain.appending import Incoming
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import define
 from svc_storage.domain.maintenance.compacting import compact_all
 from svc_storage.domain.maintenance.erasing import Erasure
 from svc_storage.domain.maintenance.lineage import Everywhere
 from svc_storage.domain.maintenance.reporting import Heard
 from svc_storage.domain.opened import OpenTable
-from svc_storage.domain.predicates import Compare, Op
+from svc_storage.domain.reading.predicates import Compare, Op
+from svc_storage.domain.writing.appending import Incoming
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from tests.contract.storage.backends import BACKENDS, NAME, SCHEMA, Rig, rows
 from tests.contract.storage.test_maintenance import Made, upkeep
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from svc_storage.domain.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate
+from svc_storage.domain.reading.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate
 
 SCHEMA = pa.schema(
     {

@@ -14,7 +14,7 @@ from svc_storage.adapters.cassandra import chunks, codec
 from svc_storage.adapters.cassandra.chunks import Chunk, Group, Index
 from svc_storage.adapters.cassandra.objects import PIECE_BYTES, split
 from svc_storage.adapters.parquet import write_parquet
-from svc_storage.domain.statistics import StatisticsBuilder
+from svc_storage.domain.reading.statistics import StatisticsBuilder
 from svc_storage.ports import BatchMark, Commit, CommitKind, DataFile, DeadLetterFile, Snapshot, WriterState
 
 SCHEMA = pa.schema(

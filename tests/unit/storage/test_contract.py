@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from millrace import errors
 from svc_storage.adapters.parquet import write_parquet
-from svc_storage.domain import dead_letters
-from svc_storage.domain.contract import RAW_LIMIT, check, cut
-from svc_storage.domain.dead_letters import ClientDeadLetter
 from svc_storage.domain.definition import ColumnRule, TableDefinition, define, namespace, table_name
-from svc_storage.domain.statistics import parse
+from svc_storage.domain.reading.statistics import parse
+from svc_storage.domain.writing import dead_letters
+from svc_storage.domain.writing.contract import RAW_LIMIT, check, cut
+from svc_storage.domain.writing.dead_letters import ClientDeadLetter
 from tests.unit.storage.strategies import SCHEMA, batches
 
 

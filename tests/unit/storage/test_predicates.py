@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from millrace.errors import FieldInvalid
 from millrace.types.v1 import types_pb2
 from svc_storage.convert.predicates import predicate_from, predicate_to
-from svc_storage.domain.filtering import evaluate, matching
-from svc_storage.domain.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate, bind
+from svc_storage.domain.reading.filtering import evaluate, matching
+from svc_storage.domain.reading.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate, bind
 from tests.unit.storage.strategies import SCHEMA, batches, predicates
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pyarrow as pa
 from hypothesis import example, given, settings
 
-from svc_storage.domain.bounds import bounds_of
-from svc_storage.domain.filtering import matching
-from svc_storage.domain.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate, bind
-from svc_storage.domain.pruning import ColumnBounds, FileBounds, may_match
-from svc_storage.domain.statistics import StatisticsBuilder
+from svc_storage.domain.reading.bounds import bounds_of
+from svc_storage.domain.reading.filtering import matching
+from svc_storage.domain.reading.predicates import And, Compare, In, IsNull, Not, Op, Or, Predicate, bind
+from svc_storage.domain.reading.pruning import ColumnBounds, FileBounds, may_match
+from svc_storage.domain.reading.statistics import StatisticsBuilder
 from svc_storage.ports import DataFile
 from tests.unit.storage.strategies import SCHEMA, batches, predicates
 

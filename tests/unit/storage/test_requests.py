@@ -8,7 +8,7 @@ import pytest
 
 from millrace.errors import DeadlineTooShort
 from svc_storage.adapters.memory.control import MemoryControl
-from svc_storage.domain.requests import answered, keep_answer
+from svc_storage.domain.control.requests import answered, keep_answer
 from svc_storage.ports import ControlTransaction, RequestMark
 
 

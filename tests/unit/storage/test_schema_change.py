@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from millrace import errors
 from millrace.arrow.widening import widens
-from svc_storage.domain.contract import check
 from svc_storage.domain.definition import MAX_COLUMNS, ColumnRule, TableDefinition, define
-from svc_storage.domain.schema_change import SchemaChange, difference, evolve, reshape
+from svc_storage.domain.writing.contract import check
+from svc_storage.domain.writing.schema_change import SchemaChange, difference, evolve, reshape
 
 D = pa.decimal128
 INT8, INT16, INT32, INT64 = pa.int8(), pa.int16(), pa.int32(), pa.int64()

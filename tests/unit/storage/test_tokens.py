@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import TokenMismatch, TokenUnsupported
-from svc_storage.domain import scans
-from svc_storage.domain.predicates import bind
-from svc_storage.domain.scans import Scan, TimeRange
-from svc_storage.domain.tokens import (
+from svc_storage.domain.reading import scans
+from svc_storage.domain.reading.predicates import bind
+from svc_storage.domain.reading.scans import Scan, TimeRange
+from svc_storage.domain.reading.tokens import (
     MAX_BYTES,
     PageToken,
     Place,

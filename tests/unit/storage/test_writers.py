@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from millrace import errors
-from svc_storage.domain.writers import (
+from svc_storage.domain.writing.writers import (
     KEPT_MARKS,
     MAX_EPOCH,
     MAX_OFFSET,

@@ -35,6 +35,7 @@ from tests.chaos.stores.writers import Writer
 from tests.contract.storage.backends import NAME, SCHEMA
 
 LIMIT_S = 240
+LEAST_ROWS = 300
 KEPT = ROOT / "build" / "stores"
 
 
@@ -190,7 +191,7 @@ class Episode:
             await self._create(doors[0])
             writing = [asyncio.create_task(one.run(self.stop)) for one in self.writers]
             others = [asyncio.create_task(self._trouble(one)) for one in self.plan.troubles]
-            least = asyncio.create_task(asyncio.sleep(self.plan.least_s))
+            least = asyncio.create_task(self._given_enough())
             tasks.update(writing, others, [least])
             await _all_or_first_failure([*lives, *others, least], writing)
             self.stop.set()
@@ -200,6 +201,12 @@ class Episode:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._judge()
+
+    async def _given_enough(self) -> None:
+        """For a while at least, and until there is something to count."""
+        await asyncio.sleep(self.plan.least_s)
+        while sum(writer.given for writer in self.writers) < LEAST_ROWS:
+            await asyncio.sleep(0.05)
 
     async def _create(self, person: Connection) -> None:
         stub: Any = storage_pb2_grpc.StorageServiceStub(person.channel)

@@ -47,7 +47,7 @@ async def test_it_opens_with_its_key_and_tells_nothing_without(context: BrowserC
 async def test_the_first_screen_says_how_fresh_it_is(open_page: Any) -> None:
     page = await open_page()
     await page.ready()
-    assert re.search(r"Live \w{3}, Jun 21, 15:\d\d", await page.text("#live"))
+    assert re.search(r"Live \w{3}, Jun 21, 2013, 15:\d\d", await page.text("#live"))
     assert "version" in await page.text("#strip")
     for selector in ("#live", "#strip", "#card-kpi_refused", "#card-kpi_age", "#card-ts"):
         box = await page.page.locator(selector).bounding_box()

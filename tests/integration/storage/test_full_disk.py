@@ -18,7 +18,7 @@ from millrace.server.testing import Served, running
 from millrace.storage.v1 import storage_pb2
 from millrace.wire.schema import schema_to_proto
 from tests.contract.storage.backends import NAME, SCHEMA
-from tests.integration.storage.test_s3_away import SPEC, ids, push, stub_of, told
+from tests.integration.storage.test_s3_away import SPEC, ids, push, started, stub_of, told
 from tests.servers.weed import settings
 
 MIB = 1 << 20
@@ -49,7 +49,7 @@ async def _s3(disk: Path, home: Path) -> AsyncIterator[Served]:
     weed = Weed(disk / "weed")
     await asyncio.to_thread(weed.start)
     try:
-        async with running(SPEC, {"MILLRACE_HOME": str(home), **settings(weed, "full")}) as served:
+        async with started({"MILLRACE_HOME": str(home), **settings(weed, "full")}) as served:
             yield served
     finally:
         weed.kill()

@@ -53,18 +53,6 @@ def test_no_address_of_a_registry() -> None:
     assert saying(REGISTRY, "a.txt", "--index-" + "url https://example.org/simple")
 
 
-def lossy(module: Module) -> list[str]:
-    """deltalake's optimize and vacuum were seen to lose or double rows; compaction and garbage collection are our own."""
-    nodes = (node for node in ast.walk(module.tree) if isinstance(node, ast.Attribute))
-    return [f"{module}:{node.lineno} {node.attr}" for node in nodes if node.attr in {"optimize", "vacuum", "z_order"}]
-
-
-def test_tables_are_compacted_by_us_alone(planted: Planter) -> None:
-    assert not (found := [line for module in modules_under() for line in lossy(module)]), found
-    assert lossy(planted("table.optimize.compact()"))
-    assert lossy(planted("table.vacuum(0)"))
-
-
 def open_ends(module: Module) -> list[str]:
     """Code that says it does not work. Abstract members of a Protocol are `...`, so nobody needs it."""
     found = []

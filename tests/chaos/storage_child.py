@@ -50,6 +50,8 @@ class Started:
     upkeep: Upkeep
     opened: Opened
     control: SqliteControl
+    catalog: TableRows
+    backend: DeltaBackend
 
     async def close(self) -> None:
         await self.opened.close()
@@ -67,7 +69,7 @@ async def start(folder: Path, definition: TableDefinition) -> Started:
     tables = Tables(catalog, backend, opened, Nobody(), clock)
     await tables.create(NAME, definition, RequestMark("create", "tester", "f"))
     upkeep = Upkeep(opened, catalog, backend, Nobody(), clock, POLICY)
-    return Started(await opened.table(NAME), upkeep, opened, control)
+    return Started(await opened.table(NAME), upkeep, opened, control, catalog, backend)
 
 
 async def work(folder: Path, target: int) -> None:

@@ -15,19 +15,15 @@ from pathlib import Path
 
 from svc_storage.adapters.archive.folder import FolderArchive
 from svc_storage.adapters.clock import SystemClock
-from svc_storage.adapters.delta.store import open_local
-from svc_storage.domain.control.catalog import TableRows
-from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.definition import define
-from svc_storage.domain.opened import Opened, OpenTable
-from svc_storage.domain.tables import Tables
+from svc_storage.domain.opened import OpenTable
 from svc_storage.domain.transfer import exporting
 from svc_storage.domain.transfer.archive import MANIFEST, Manifest
 from svc_storage.domain.transfer.exporting import Export, spans
 from svc_storage.domain.transfer.importing import Import, ImportOf
 from svc_storage.domain.writing.appending import OpenRequest
 from svc_storage.ports import Archive, RequestMark
-from tests.chaos.storage_child import Nobody, say
+from tests.chaos.storage_child import say, start
 from tests.contract.storage.backends import NAME, SCHEMA, ids, incoming
 
 COPY, UID = NAME + "_copy", "c" * 32
@@ -37,30 +33,24 @@ ROWS = 60
 async def work(folder: Path) -> None:
     exporting.spans = lambda files, size=11: spans(files, size)
     pool, clock = ThreadPoolExecutor(2), SystemClock()
-    store = await open_local(folder / "data", pool)
+    storage = await start(folder / "data", define(SCHEMA, event_time_column="at"))
     archive = FolderArchive(folder / "archive")
-    leases, catalog = Leases(store.control, clock), TableRows(store.control, clock)
-    opened = Opened(catalog, store.backend, leases, clock)
-    tables = Tables(catalog, store.backend, opened, Nobody(), clock)
-    await tables.create(NAME, define(SCHEMA, event_time_column="at"), RequestMark("create", "tester", "f"))
-    table = await filled(opened)
+    table = await filled(storage.table)
     first = await export(table, archive, "first", pool)
     what = ImportOf("first", COPY, UID)
-    if await catalog.get_table(COPY) is None:
-        job = Import(what, archive, store.backend, catalog, clock, pool)
+    if await storage.catalog.get_table(COPY) is None:
+        job = Import(what, archive, storage.backend, storage.catalog, clock, pool)
         async for _ in job.run(RequestMark("import", "tester", "f")):
             pass
-    copy = await opened.table(COPY)
+    copy = await storage.opened.table(COPY)
     again = await export(copy, archive, "again", pool)
     if [part.sha256 for part in first.rows] == [part.sha256 for part in again.rows] and ids(copy) == list(range(ROWS)):
         say("same")
-    await opened.close()
-    await store.close()
+    await storage.close()
     say("done")
 
 
-async def filled(opened: Opened) -> OpenTable:
-    table = await opened.table(NAME)
+async def filled(table: OpenTable) -> OpenTable:
     stream = await table.committer.open(OpenRequest(writer="w", epoch=0, principal="tester"))
     for offset in range(stream.next_offset, ROWS, 10):
         await stream.append(incoming(offset, 10))

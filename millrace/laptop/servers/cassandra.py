@@ -107,8 +107,10 @@ class Node:
     def _last_words(self) -> str:
         for path in (self.log, self.folder / "console.log"):
             lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-            if found := [line for line in lines if line.startswith(("ERROR", "FATAL", "Exception", "Error"))]:
-                return found[-1][:300]
+            if found := [
+                at for at, line in enumerate(lines) if line.startswith(("ERROR", "FATAL", "Exception", "Error"))
+            ]:
+                return " ".join(lines[found[-1] : found[-1] + 2])[:400]  # the second says which exception
         return "without a word"
 
 

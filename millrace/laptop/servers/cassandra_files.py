@@ -127,7 +127,12 @@ def java_command(jars: Path, folder: Path, heap: str) -> Sequence[str]:
         *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
         *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
         *("-Dio.netty.tryReflectionSetAccessible=true", "-Dcassandra.skip_wait_for_gossip_to_settle=0"),
-        *("-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.ring_delay_ms=1000", f"-javaagent:{jamm}"),
+        *(
+            "-Dcassandra.superuser_setup_delay_ms=0",
+            "-Dcassandra.ring_delay_ms=1000",
+            "-Dcassandra.migration_delay_ms=1000",
+            f"-javaagent:{jamm}",
+        ),
         *(f"-Dcassandra.config=file://{folder}/conf/cassandra.yaml", f"-Dcassandra.storagedir={folder}"),
         *(f"-Dcassandra.logdir={folder}", f"-Dlogback.configurationFile={folder}/conf/logback.xml"),
         *("-Dcassandra-foreground=true", "-Djava.net.preferIPv4Stack=true"),

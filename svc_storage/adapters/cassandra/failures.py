@@ -18,6 +18,8 @@ from cassandra.protocol import SyntaxException
 from millrace import errors
 
 RETRY_AFTER_MS = 1_000
+_CAS_WRITE_UNKNOWN = 0x1700
+"""Which the driver does not know: it comes as a plain ErrorMessage."""
 
 
 def is_busy(error: BaseException) -> bool:
@@ -26,6 +28,11 @@ def is_busy(error: BaseException) -> bool:
         causes = list(error.errors.values()) if isinstance(error.errors, dict) else []
         return bool(causes) and any(is_busy(cause) for cause in causes)
     return isinstance(error, ConnectionBusy | NoConnectionsAvailable)
+
+
+def was_disturbed(error: BaseException) -> bool:
+    """A read at SERIAL first settles the conditional write that is under way, and another one came between: the same again will do."""
+    return getattr(error, "code", None) == _CAS_WRITE_UNKNOWN
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -77,4 +84,6 @@ def _short(error: BaseException) -> str:
         return "no node can be reached"
     if isinstance(error, OperationTimedOut):
         return "no answer in time"
+    if was_disturbed(error):
+        return "another conditional write came between"
     return type(error).__name__

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 import ssl
 import threading
@@ -39,6 +40,7 @@ DEFAULT_PORT = 9042
 TIMEOUT_S = 10.0
 """Of one request; the server's own limits are 2 to 5 s."""
 BUSY_S = 20.0
+AGAIN_S = (0.01, 0.05)
 RECONNECT_S = 0.5
 AGREE_S = 30.0
 BUFFER_BYTES = 262_144
@@ -181,9 +183,9 @@ class Session:
             try:
                 return await asyncio.wrap_future(_collected(request))
             except Exception as error:
-                if not failures.is_busy(error) or time.monotonic() > until:
+                if not _again(error, fail) or time.monotonic() > until:
                     raise fail(error, cql, sent=bool(request.attempted_hosts)) from error
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(random.uniform(*AGAIN_S))
 
     # -- on a worker thread
     def wait(self, cql: str, *values: Any, serial: bool = False, timeout_s: float = TIMEOUT_S) -> Sequence[Row]:
@@ -286,9 +288,9 @@ class Pending:
             try:
                 return self._rows.result()
             except Exception as error:
-                if not failures.is_busy(error) or time.monotonic() > until:
+                if not _again(error, self._fail) or time.monotonic() > until:
                     raise self._fail(error, self._cql, sent=bool(self._request.attempted_hosts)) from error
-            time.sleep(0.01)
+            time.sleep(random.uniform(*AGAIN_S))
             self._request = self._make()
             self._rows = _collected(self._request)
 
@@ -375,6 +377,11 @@ def _tls(place: Place) -> ssl.SSLContext | None:
 
 def _plain(error: BaseException, cql: str, *, sent: bool) -> errors.MillraceError:
     return failures.translated(error, _what(cql))
+
+
+def _again(error: BaseException, fail: Callable[..., errors.MillraceError]) -> bool:
+    """Whether the same is sent once more without telling anybody."""
+    return failures.is_busy(error) or (fail is _plain and failures.was_disturbed(error))
 
 
 def _conditional(error: BaseException, cql: str, *, sent: bool) -> errors.MillraceError:

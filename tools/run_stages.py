@@ -1,7 +1,11 @@
-"""`make test`: every stage in order, each with its seconds; the last line sums up what the pytest stages ran.
+"""`make test`: every stage, each with its seconds; the last line sums up what the pytest stages ran.
 
-A failed stage does not stop the next. What the machine lacks (a test says so by `@pytest.mark.needs`) is listed at the end, and
-with CI=true it fails the run, as any skipped test does. Arguments: names of stages, by commas or spaces; none is all of them.
+Two stages run beside each other, the longest first, since most of them wait more than they compute (LANES=1: one after another). What
+they say is printed stage by stage: that of the oldest one as it comes, that of the others when its turn comes.
+
+A failed stage does not stop the next; its name is told at once. What the machine lacks (a test says so by `@pytest.mark.needs`) is
+listed at the end, and with CI=true it fails the run, as any skipped test does. Arguments: names of stages, by commas or spaces; none is
+all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +17,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -30,7 +37,9 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "types": ("mypy",),
 }
 TESTS = ("codebase", "unit", "contract", "integration", "e2e", "browser", "chaos")
+LONGEST_FIRST = (*CHECKS, "chaos", "integration", "contract", "e2e", "unit", "browser", "codebase")
 STAGE_LIMIT_S = 1200
+POLL_S = 0.2
 NO_TESTS_COLLECTED = 5
 
 
@@ -54,34 +63,50 @@ class Outcome:
         return f"{self.stage:<12} {self.seconds:7.1f} s  {verdict:<6} {counts}{'  ' if counts and self.note else ''}{self.note}"
 
 
-def run(command: list[str], limit_s: float = STAGE_LIMIT_S) -> int:
+_running: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
+
+
+def run(command: list[str], output: IO[bytes], limit_s: float = STAGE_LIMIT_S) -> int:
     """The command's exit code; at its time limit the whole process group is killed and the code is 124."""
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    if _ending.is_set():
+        return 130
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+    )
+    _running.add(process)
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        print(f"no end after {limit_s:.0f} s: killed", flush=True)
+        output.write(f"no end after {limit_s:.0f} s: killed\n".encode())
         return 124
     finally:
-        # Whatever a stage left running (or is running when Ctrl-C comes) goes with it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        # Whatever a stage left running goes with it.
+        _kill(process)
         process.wait()
+        _running.discard(process)
 
 
-def check(stage: str) -> Outcome:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def check(stage: str, output: IO[bytes]) -> Outcome:
     name, *arguments = CHECKS[stage]
-    code = run([str(BIN / name), *arguments])
+    code = run([str(BIN / name), *arguments], output)
     return Outcome(stage, failed=int(code != 0), note=f"exit {code}" if code else "")
 
 
-def tests(stage: str) -> Outcome:
+def tests(stage: str, output: IO[bytes]) -> Outcome:
     folder = ROOT / "tests" / stage
     if not any(folder.rglob("test_*.py")):
         return Outcome(stage, note="no tests yet")
+    color = "yes" if sys.stdout.isatty() else "auto"
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
-        code = run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", str(folder.relative_to(ROOT))])
+        arguments = ["-q", f"--color={color}", f"--junitxml={report}", str(folder.relative_to(ROOT))]
+        code = run([sys.executable, "-m", "pytest", *arguments], output)
         finished = report.exists()  # pytest writes it last: without it the stage died, whatever its exit code says
         outcome = counted(stage, report) if finished else Outcome(stage)
     if code == NO_TESTS_COLLECTED:
@@ -157,16 +182,62 @@ def bring(wanted: Brought) -> str:
     return "" if wanted.there() else f"{wanted.name}: apt-get installed {packages}, yet it is not there"
 
 
-def staged(stage: str) -> Outcome:
-    print(f"\n── {stage} " + "─" * (76 - len(stage)), flush=True)
+def staged(stage: str, output: Path) -> Outcome:
     started = time.monotonic()
-    lacking = bring(BROUGHT[stage]) if stage in BROUGHT else ""
-    outcome = check(stage) if stage in CHECKS else tests(stage)
-    if lacking:
-        outcome.skipped.append(lacking)
+    with output.open("ab", buffering=0) as file:
+        outcome = check(stage, file) if stage in CHECKS else tests(stage, file)
     outcome.seconds = time.monotonic() - started
-    print(outcome.line(), flush=True)
     return outcome
+
+
+def all_staged(stages: list[str], lacking: dict[str, str]) -> list[Outcome]:
+    """Runs the stages in their lanes and prints what they say. `lacking`: what the machine has not, by stage."""
+    lanes = min(len(stages), int(os.environ.get("LANES") or min(2, os.cpu_count() or 1)))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max(1, lanes)) as pool:
+        said = {stage: Path(folder) / stage for stage in stages}
+        for path in said.values():
+            path.touch()
+        order = sorted(stages, key=LONGEST_FIRST.index)
+        running = {stage: pool.submit(staged, stage, said[stage]) for stage in order}
+        told: set[str] = set()
+        try:
+            for stage in order:
+                print(f"\n── {stage} " + "─" * (76 - len(stage)), flush=True)
+                follow(said[stage], running[stage], lambda: tell_failures(running, told))
+                outcome = running[stage].result()
+                outcome.skipped += [lacking[stage]] if lacking.get(stage) else []
+                told.add(stage)
+                print(outcome.line(), flush=True)
+        except BaseException:
+            # Ctrl-C: nothing begins any more, and what runs goes.
+            _ending.set()
+            for process in list(_running):
+                _kill(process)
+            raise
+        return [running[stage].result() for stage in stages]
+
+
+def follow(path: Path, stage: Future[Outcome], tick: Callable[[], None]) -> None:
+    """Prints what comes into the file until its stage has ended."""
+    with path.open("rb") as file:
+        ended = False
+        while not ended:
+            ended = stage.done()
+            while part := file.read(65536):
+                sys.stdout.buffer.write(part)
+                sys.stdout.flush()
+            tick()
+            if not ended:
+                with contextlib.suppress(TimeoutError):
+                    stage.exception(POLL_S)
+
+
+def tell_failures(running: dict[str, Future[Outcome]], told: set[str]) -> None:
+    """Of stages whose output comes later."""
+    for stage, future in running.items():
+        if stage not in told and future.done() and future.result().failed:
+            told.add(stage)
+            print(f"\n!! {stage} FAILED: what it said comes below", flush=True)
 
 
 def chosen(arguments: list[str]) -> list[str]:
@@ -178,13 +249,16 @@ def chosen(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    outcomes = [staged(stage) for stage in chosen(arguments)]
+    stages, began = chosen(arguments), time.monotonic()
+    # One after another: apt-get has one lock.
+    lacking = {stage: bring(BROUGHT[stage]) for stage in stages if stage in BROUGHT}
+    outcomes = all_staged(stages, lacking)
     skipped = [line for outcome in outcomes for line in outcome.skipped]
     failed = sum(outcome.failed for outcome in outcomes)
     strict = os.environ.get("CI") == "true"
     print("\n── stages " + "─" * 70)
     print("\n".join(outcome.line() for outcome in outcomes))
-    print(f"{'all':<12} {sum(outcome.seconds for outcome in outcomes):7.1f} s")
+    print(f"{'all':<12} {time.monotonic() - began:7.1f} s")
     if skipped:
         print(
             f"\n!! NOT TESTED HERE ({'with CI=true this fails the run' if strict else 'with CI=true this would fail'}):"

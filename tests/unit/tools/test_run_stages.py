@@ -23,6 +23,17 @@ STAGES = {
     "does_not_parse": "def test_a(:\n",
     "holds_nothing": "x = 1\n",
 }
+MEETING = """
+import pathlib, time
+def test_a():
+    pathlib.Path("{own}-is-here").touch()
+    ends = time.monotonic() + 30
+    while not pathlib.Path("{other}-is-here").exists():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+def test_b():
+    assert not "fails in {own}"
+"""
 
 
 def last_line(tmp_path: Path, source: str | None, *, ci: bool = False) -> tuple[int, str, str]:
@@ -66,3 +77,21 @@ def test_what_was_skipped_is_listed_and_fails_ci(tmp_path: Path) -> None:
     code, _, output = last_line(tmp_path, STAGES["skipped"], ci=True)
     assert code == 1
     assert "needs a moon" in output.partition("NOT TESTED HERE")[2]
+
+
+def test_two_stages_at_a_time_speak_one_after_another_and_the_wait_is_shared(tmp_path: Path) -> None:
+    """Each waits for a file of the other: alone, neither would end."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "run_stages.py", tmp_path / "tools")
+    for own, other in (("unit", "e2e"), ("e2e", "unit")):
+        (tmp_path / "tests" / own).mkdir(parents=True)
+        (tmp_path / "tests" / own / "test_planted.py").write_text(MEETING.format(own=own, other=other))
+    command = [sys.executable, "tools/run_stages.py", "unit,e2e"]
+    answer = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "LANES": "2"}, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 1
+    assert answer.stdout.splitlines()[-1] == "2 passed, 2 failed, 0 skipped"
+    assert answer.stdout.splitlines()[-3] == "FAILED: unit, e2e"
+    assert answer.stdout.index("─ e2e") < answer.stdout.index("fails in e2e") < answer.stdout.index("─ unit")
+    assert answer.stdout.index("─ unit") < answer.stdout.index("fails in unit")

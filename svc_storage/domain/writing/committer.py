@@ -27,9 +27,10 @@ from svc_storage.domain.writing import assembly, contract, evolving, merging
 from svc_storage.domain.writing.appending import AppendStream, OpenRequest
 from svc_storage.domain.writing.assembly import Written
 from svc_storage.domain.writing.contract import Checked
+from svc_storage.domain.writing.courtesy import Courtesy
 from svc_storage.domain.writing.following import Following
-from svc_storage.domain.writing.group import SAMPLE, Ack, Group, Pace, Pending, Waiter
-from svc_storage.domain.writing.landing import Landing, follows
+from svc_storage.domain.writing.group import SAMPLE, Ack, Group, Pace, Pending, Returning, Waiter
+from svc_storage.domain.writing.landing import WHOLE, Landing, follows
 from svc_storage.domain.writing.rehearsal import Rehearsal
 from svc_storage.domain.writing.schema_change import SchemaChange
 from svc_storage.domain.writing.writers import EpochClaim, check_lease, check_writer_id, take_epoch
@@ -51,6 +52,8 @@ from svc_storage.ports import (
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 ATTEMPTS = 5
+MERGE_LIMIT_S = 60.0
+"""A merge that others' commits keep overtaking is decided anew for so long."""
 
 
 class Committer:
@@ -78,6 +81,8 @@ class Committer:
         self._streams: dict[str, AppendStream] = {}
         self._group = Group()
         self._pace = Pace()
+        self._courtesy = Courtesy(clock)
+        self._returning = Returning()
         self._turns: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._answers: set[Waiter] = set()
         self._wake = asyncio.Event()
@@ -156,7 +161,13 @@ class Committer:
         async def append() -> Version:
             if found := self.view.committed(proposal.commit.id):
                 return found.version
-            done = await self._commit(lambda: follows(proposal, self.view.head), self._append)
+            try:
+                done = await self._commit(lambda: follows(proposal, self.view.head), self._append)
+            except errors.CommitConflict:
+                if proposal.commit.kind in WHOLE:
+                    self._courtesy.refused()
+                raise
+            self._courtesy.landed()
             return done.version
 
         return await self.turn(append)
@@ -199,7 +210,7 @@ class Committer:
     def submit(self, entry: Pending) -> None:
         was_empty = not self._group.entries
         self._group.add(entry, self._clock.monotonic_s())
-        if was_empty or self._group.full:
+        if self._returning.came(entry.stream) or was_empty or self._group.full:
             self._wake.set()
 
     def hurry(self, stream: Waiter) -> None:
@@ -215,6 +226,8 @@ class Committer:
     def leave(self, stream: Waiter) -> None:
         self._group.drop(stream)
         self._answers.discard(stream)
+        if self._returning.came(stream):
+            self._wake.set()
         if self._streams.get(stream.writer) is stream:
             del self._streams[stream.writer]
 
@@ -245,7 +258,7 @@ class Committer:
     async def _work(self) -> None:
         if self._turns:
             await self._take_turn(*self._turns.popleft())
-        if self._group.wait_s(self._clock.monotonic_s(), self._interval_s()) == 0.0:
+        if self._group_wait_s() == 0.0:
             await self._commit_group()
         self._answer_waiting()
 
@@ -253,8 +266,18 @@ class Committer:
         """0 = work now; below 0 = until woken."""
         if self._turns or any(not self._group.holds(stream) for stream in self._answers):
             return 0.0
-        wait_s = self._group.wait_s(self._clock.monotonic_s(), self._interval_s())
+        wait_s = self._group_wait_s()
         return -1.0 if wait_s is None else wait_s
+
+    def _group_wait_s(self) -> float | None:
+        """As `Group.wait_s`; a group that is due waits a moment for streams that were just answered."""
+        now_s = self._clock.monotonic_s()
+        wait_s = self._group.wait_s(now_s, self._interval_s())
+        if wait_s is not None and self._ending is None and (left_s := self._courtesy.left_s()):
+            return max(wait_s, left_s)
+        if wait_s == 0.0 and self._ending is None and not self._group.full:
+            return self._returning.wait_s(now_s)
+        return wait_s
 
     def _interval_s(self) -> float:
         return self._pace.interval_s(stream.interval_s for stream in self._streams.values())
@@ -304,17 +327,19 @@ class Committer:
             return
         self.commits += 1
         self.rows += committed.commit.rows_added
-        self._pace.note(self._clock.monotonic_s() - started_s)
+        now_s = self._clock.monotonic_s()
+        self._pace.note(now_s - started_s)
         failpoint("storage.before_ack")
+        self._returning.expect((entry.stream for entry in entries if entry.stream.live), now_s, now_s - started_s)
         self._acknowledge(entries, committed, written)
 
     async def _commit_entries(
         self, entries: Sequence[Pending]
     ) -> tuple[Sequence[Pending], Committed | None, Written | None]:
         """What was committed of them: streams that do not follow what is stored any more end alone."""
-        for _ in range(ATTEMPTS):
-            if not entries:
-                return (), None, None
+        tries, until_s = 0, self._clock.monotonic_s() + MERGE_LIMIT_S
+        while entries and (tries < ATTEMPTS or (_merge(entries) and self._clock.monotonic_s() < until_s)):
+            tries += 1
             time_us = max(self._clock.now_us(), self.view.head.time_us)
             written = await self._write(entries, time_us)
             make = _maker(entries, written, lambda: self.view.head)
@@ -325,10 +350,13 @@ class Committer:
                 entries = self._still_following(entries)
             except assembly.OtherColumns:  # another replica changed them: the files are written anew
                 await self.files.remove([*(file.path for file in written.rows), *(file.path for file in written.dead)])
+                entries = [entry for entry in entries if entry.stream.live]
+        if not entries:
+            return (), None, None
         raise errors.CommitConflict("other replicas kept moving these writers", retry_after_ms=200)
 
     async def _write(self, entries: Sequence[Pending], time_us: int) -> Written:
-        if not entries[0].stream.merges:
+        if not _merge(entries):
             return await assembly.write_files(self.files, self.definition, entries, time_us=time_us)
         into = merging.Into(self.files, self.definition, self.view.head, self._index_of)
         return await merging.write_files(into, entries, time_us=time_us)
@@ -430,6 +458,10 @@ class Committer:
 
         failpoint("storage.before_fence")
         await self.commit(make)
+
+
+def _merge(entries: Sequence[Pending]) -> bool:
+    return entries[0].stream.merges
 
 
 def _maker(entries: Sequence[Pending], written: Written, head: Callable[[], Snapshot]) -> Callable[[], Commit]:

@@ -16,6 +16,7 @@ from svc_storage.ports import BatchMark, Version
 MAX_BYTES = 64 * 1024 * 1024
 """A group of this size commits at once; streams wait while it is full."""
 SHORTEST_S, LONGEST_S = 0.1, 2.0
+LONGEST_GATHER_S = 0.01
 MERGE_INTERVAL_S = 10.0
 """How long merged rows wait for their commit when their stream does not say: each rewrites files."""
 SAMPLE = 20
@@ -129,6 +130,30 @@ class Group:
         """Takes a stream's batches out again: they were never acknowledged."""
         self.entries = [entry for entry in self.entries if entry.stream is not stream]
         self.size = sum(entry.cost for entry in self.entries)
+
+
+class Returning:
+    """Streams whose batches were committed just now: a writer that waits for each answer sends its next batch at once. A commit that is
+    due waits for them a moment, so that several such writers share each commit instead of taking turns with theirs."""
+
+    def __init__(self) -> None:
+        self._away: set[Waiter] = set()
+        self._until_s = 0.0
+
+    def expect(self, streams: Iterable[Waiter], now_s: float, commit_s: float) -> None:
+        """They were acknowledged now, after a commit that took `commit_s`. Half of that is waited for them at most."""
+        self._away = set(streams)
+        self._until_s = now_s + min(LONGEST_GATHER_S, commit_s / 2)
+
+    def came(self, stream: Waiter) -> bool:
+        """Handed in, or ended. Whether it was the last one."""
+        if stream not in self._away:
+            return False
+        self._away.discard(stream)
+        return not self._away
+
+    def wait_s(self, now_s: float) -> float:
+        return max(0.0, self._until_s - now_s) if self._away else 0.0
 
 
 class Pace:

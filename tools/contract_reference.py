@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 
 from millrace.engine import functions
 from millrace.server.status import CODES
+from millrace.types.v1 import access_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -52,6 +53,23 @@ def arrow(method: descriptor_pb2.MethodDescriptorProto) -> str:
     ]
 
 
+CALLERS = {
+    access_pb2.CALLERS_SIGNED_IN: "everybody signed in",
+    access_pb2.CALLERS_SERVICES: "services, admin everywhere",
+}
+
+
+def who(method: descriptor_pb2.MethodDescriptorProto) -> str:
+    """Which role the RPC needs, and for what: `writer of open.table`."""
+    access = method.options.Extensions[access_pb2.access]
+    needs = dict.fromkeys(
+        f"{' or '.join(access_pb2.Role.Name(role)[5:].lower() for role in need.any_of)}"
+        f" {f'of `{need.field}`' if need.field else 'everywhere'}"
+        for need in access.needs
+    )
+    return "; ".join([*needs, *([CALLERS[access.callers]] if access.callers else [])])
+
+
 def rpcs() -> str:
     """All RPCs by service."""
     lines = [f"# The RPCs\n\n{WRITTEN}\n", "→ one answer, ⇉ a stream of answers, ⇄ streams both ways.", ""]
@@ -60,11 +78,11 @@ def rpcs() -> str:
         area = file.package.split(".")[1]
         for index, service in enumerate(file.service):
             part = [f"## {file.package}.{service.name}", "", sentence(comments.get((6, index), "")), ""]
-            part += ["| RPC | | repeating it | what it does |", "| --- | --- | --- | --- |"]
+            part += ["| RPC | | repeating it | who may | what it does |", "| --- | --- | --- | --- | --- |"]
             for number, method in enumerate(service.method):
                 said = sentence(comments.get((6, index, 2, number), ""))
                 level = LEVELS[method.options.idempotency_level]
-                part.append(f"| `{method.name}` | {arrow(method)} | {level} | {said} |")
+                part.append(f"| `{method.name}` | {arrow(method)} | {level} | {who(method)} | {said} |")
             by_area[area] += [*part, ""]
     return "\n".join([*lines, *(line for area in AREAS for line in by_area[area])])
 

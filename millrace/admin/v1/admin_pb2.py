@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmillrace/admin/v1/admin.proto\x12\x11millrace.admin.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\x88\x05\n\x11GetStatusResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.millrace.admin.v1.ServingState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\x08settings\x18\x07 \x03(\x0b\x32\x32.millrace.admin.v1.GetStatusResponse.SettingsEntry\x12&\n\x05peers\x18\x08 \x03(\x0b\x32\x17.millrace.admin.v1.Peer\x12,\n\x06leases\x18\t \x03(\x0b\x32\x1c.millrace.admin.v1.HeldLease\x12/\n\x07streams\x18\n \x03(\x0b\x32\x1e.millrace.admin.v1.StreamCount\x12.\n\x06\x65rrors\x18\x0b \x03(\x0b\x32\x1e.millrace.admin.v1.RecentError\x12\x16\n\x0eresident_bytes\x18\x0c \x01(\x03\x12\x44\n\x08\x63ounters\x18\r \x03(\x0b\x32\x32.millrace.admin.v1.GetStatusResponse.CountersEntry\x12\x11\n\tlog_level\x18\x0e \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"l\n\x04Peer\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x30\n\x0clast_reached\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\tHeldLease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x0bStreamCount\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\x03\"\x88\x01\n\x0bRecentError\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\")\n\x12SetLogLevelRequest\x12\x13\n\x05level\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"-\n\x13SetLogLevelResponse\x12\x16\n\x0eprevious_level\x18\x01 \x01(\t\"8\n\x0c\x44rainRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\rDrainResponse\x12\x14\n\x0copen_streams\x18\x01 \x01(\x03*\x9c\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATE_STARTING\x10\x01\x12\x19\n\x15SERVING_STATE_SERVING\x10\x02\x12\x1a\n\x16SERVING_STATE_DEGRADED\x10\x03\x12\x1a\n\x16SERVING_STATE_DRAINING\x10\x04\x32\x9f\x02\n\x0c\x41\x64minService\x12[\n\tGetStatus\x12#.millrace.admin.v1.GetStatusRequest\x1a$.millrace.admin.v1.GetStatusResponse\"\x03\x90\x02\x01\x12\x61\n\x0bSetLogLevel\x12%.millrace.admin.v1.SetLogLevelRequest\x1a&.millrace.admin.v1.SetLogLevelResponse\"\x03\x90\x02\x02\x12O\n\x05\x44rain\x12\x1f.millrace.admin.v1.DrainRequest\x1a .millrace.admin.v1.DrainResponse\"\x03\x90\x02\x02\x42\x45\n\x15\x64\x65v.millrace.admin.v1P\x01Z*millrace.dev/gen/millrace/admin/v1;adminv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmillrace/admin/v1/admin.proto\x12\x11millrace.admin.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillrace/types/v1/access.proto\"\x12\n\x10GetStatusRequest\"\x88\x05\n\x11GetStatusResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.millrace.admin.v1.ServingState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\x08settings\x18\x07 \x03(\x0b\x32\x32.millrace.admin.v1.GetStatusResponse.SettingsEntry\x12&\n\x05peers\x18\x08 \x03(\x0b\x32\x17.millrace.admin.v1.Peer\x12,\n\x06leases\x18\t \x03(\x0b\x32\x1c.millrace.admin.v1.HeldLease\x12/\n\x07streams\x18\n \x03(\x0b\x32\x1e.millrace.admin.v1.StreamCount\x12.\n\x06\x65rrors\x18\x0b \x03(\x0b\x32\x1e.millrace.admin.v1.RecentError\x12\x16\n\x0eresident_bytes\x18\x0c \x01(\x03\x12\x44\n\x08\x63ounters\x18\r \x03(\x0b\x32\x32.millrace.admin.v1.GetStatusResponse.CountersEntry\x12\x11\n\tlog_level\x18\x0e \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"l\n\x04Peer\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x30\n\x0clast_reached\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\tHeldLease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x0bStreamCount\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\x03\"\x88\x01\n\x0bRecentError\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\")\n\x12SetLogLevelRequest\x12\x13\n\x05level\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"-\n\x13SetLogLevelResponse\x12\x16\n\x0eprevious_level\x18\x01 \x01(\t\"8\n\x0c\x44rainRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\rDrainResponse\x12\x14\n\x0copen_streams\x18\x01 \x01(\x03*\x9c\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATE_STARTING\x10\x01\x12\x19\n\x15SERVING_STATE_SERVING\x10\x02\x12\x1a\n\x16SERVING_STATE_DEGRADED\x10\x03\x12\x1a\n\x16SERVING_STATE_DRAINING\x10\x04\x32\xb4\x02\n\x0c\x41\x64minService\x12\x64\n\tGetStatus\x12#.millrace.admin.v1.GetStatusRequest\x1a$.millrace.admin.v1.GetStatusResponse\"\x0c\x90\x02\x01\x9a\xe1\x18\x05\n\x03\n\x01\x03\x12g\n\x0bSetLogLevel\x12%.millrace.admin.v1.SetLogLevelRequest\x1a&.millrace.admin.v1.SetLogLevelResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12U\n\x05\x44rain\x12\x1f.millrace.admin.v1.DrainRequest\x1a .millrace.admin.v1.DrainResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x42\x45\n\x15\x64\x65v.millrace.admin.v1P\x01Z*millrace.dev/gen/millrace/admin/v1;adminv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,37 +43,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._loaded_options = None
   _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._serialized_options = b'\342A\001\002'
   _globals['_ADMINSERVICE'].methods_by_name['GetStatus']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\220\002\001\232\341\030\005\n\003\n\001\003'
   _globals['_ADMINSERVICE'].methods_by_name['SetLogLevel']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['SetLogLevel']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['SetLogLevel']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_ADMINSERVICE'].methods_by_name['Drain']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['Drain']._serialized_options = b'\220\002\002'
-  _globals['_SERVINGSTATE']._serialized_start=1385
-  _globals['_SERVINGSTATE']._serialized_end=1541
-  _globals['_GETSTATUSREQUEST']._serialized_start=150
-  _globals['_GETSTATUSREQUEST']._serialized_end=168
-  _globals['_GETSTATUSRESPONSE']._serialized_start=171
-  _globals['_GETSTATUSRESPONSE']._serialized_end=819
-  _globals['_GETSTATUSRESPONSE_SETTINGSENTRY']._serialized_start=723
-  _globals['_GETSTATUSRESPONSE_SETTINGSENTRY']._serialized_end=770
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=772
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=819
-  _globals['_PEER']._serialized_start=821
-  _globals['_PEER']._serialized_end=929
-  _globals['_HELDLEASE']._serialized_start=931
-  _globals['_HELDLEASE']._serialized_end=1011
-  _globals['_STREAMCOUNT']._serialized_start=1013
-  _globals['_STREAMCOUNT']._serialized_end=1056
-  _globals['_RECENTERROR']._serialized_start=1059
-  _globals['_RECENTERROR']._serialized_end=1195
-  _globals['_SETLOGLEVELREQUEST']._serialized_start=1197
-  _globals['_SETLOGLEVELREQUEST']._serialized_end=1238
-  _globals['_SETLOGLEVELRESPONSE']._serialized_start=1240
-  _globals['_SETLOGLEVELRESPONSE']._serialized_end=1285
-  _globals['_DRAINREQUEST']._serialized_start=1287
-  _globals['_DRAINREQUEST']._serialized_end=1343
-  _globals['_DRAINRESPONSE']._serialized_start=1345
-  _globals['_DRAINRESPONSE']._serialized_end=1382
-  _globals['_ADMINSERVICE']._serialized_start=1544
-  _globals['_ADMINSERVICE']._serialized_end=1831
+  _globals['_ADMINSERVICE'].methods_by_name['Drain']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
+  _globals['_SERVINGSTATE']._serialized_start=1417
+  _globals['_SERVINGSTATE']._serialized_end=1573
+  _globals['_GETSTATUSREQUEST']._serialized_start=182
+  _globals['_GETSTATUSREQUEST']._serialized_end=200
+  _globals['_GETSTATUSRESPONSE']._serialized_start=203
+  _globals['_GETSTATUSRESPONSE']._serialized_end=851
+  _globals['_GETSTATUSRESPONSE_SETTINGSENTRY']._serialized_start=755
+  _globals['_GETSTATUSRESPONSE_SETTINGSENTRY']._serialized_end=802
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=804
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=851
+  _globals['_PEER']._serialized_start=853
+  _globals['_PEER']._serialized_end=961
+  _globals['_HELDLEASE']._serialized_start=963
+  _globals['_HELDLEASE']._serialized_end=1043
+  _globals['_STREAMCOUNT']._serialized_start=1045
+  _globals['_STREAMCOUNT']._serialized_end=1088
+  _globals['_RECENTERROR']._serialized_start=1091
+  _globals['_RECENTERROR']._serialized_end=1227
+  _globals['_SETLOGLEVELREQUEST']._serialized_start=1229
+  _globals['_SETLOGLEVELREQUEST']._serialized_end=1270
+  _globals['_SETLOGLEVELRESPONSE']._serialized_start=1272
+  _globals['_SETLOGLEVELRESPONSE']._serialized_end=1317
+  _globals['_DRAINREQUEST']._serialized_start=1319
+  _globals['_DRAINREQUEST']._serialized_end=1375
+  _globals['_DRAINRESPONSE']._serialized_start=1377
+  _globals['_DRAINRESPONSE']._serialized_end=1414
+  _globals['_ADMINSERVICE']._serialized_start=1576
+  _globals['_ADMINSERVICE']._serialized_end=1884
 # @@protoc_insertion_point(module_scope)

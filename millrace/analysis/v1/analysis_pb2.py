@@ -27,10 +27,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millrace.analysis.v1 import query_pb2 as millrace_dot_analysis_dot_v1_dot_query__pb2
 from millrace.analysis.v1 import statistics_pb2 as millrace_dot_analysis_dot_v1_dot_statistics__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 from millrace.types.v1 import types_pb2 as millrace_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/analysis/v1/analysis.proto\x12\x14millrace.analysis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a millrace/analysis/v1/query.proto\x1a%millrace/analysis/v1/statistics.proto\x1a\x1dmillrace/types/v1/types.proto\"\xc8\x03\n\x0cQueryRequest\x12\x35\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.millrace.analysis.v1.QuerySpecB\x04\xe2\x41\x01\x02H\x00\x12\x33\n\x03sql\x18\x02 \x01(\x0b\x32\x1e.millrace.analysis.v1.SqlQueryB\x04\xe2\x41\x01\x02H\x00\x12\x42\n\x08versions\x18\x03 \x03(\x0b\x32\x30.millrace.analysis.v1.QueryRequest.VersionsEntry\x12-\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1b.millrace.types.v1.Encoding\x12\x33\n\x0b\x63ompression\x18\x05 \x01(\x0e\x32\x1e.millrace.types.v1.Compression\x12\x10\n\x08max_rows\x18\x06 \x01(\x03\x12\x11\n\tresumable\x18\x07 \x01(\x08\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x12\x11\n\tnamespace\x18\t \x01(\t\x12\x19\n\x11max_message_bytes\x18\n \x01(\x05\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\n\n\x08question\"\xab\x02\n\rQueryResponse\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.millrace.analysis.v1.QueryHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12\x37\n\x08progress\x18\x03 \x01(\x0b\x32#.millrace.analysis.v1.QueryProgressH\x00\x12\x31\n\theartbeat\x18\x04 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12-\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1e.millrace.analysis.v1.QueryEndH\x00\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x42\t\n\x07message\"\xbe\x01\n\x0bQueryHeader\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12)\n\x06schema\x18\x02 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x41\n\x08versions\x18\x03 \x03(\x0b\x32/.millrace.analysis.v1.QueryHeader.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"7\n\rQueryProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x03\"s\n\x08QueryEnd\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x15\n\rbytes_scanned\x18\x02 \x01(\x03\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb9\x03\n\x10SubscribeRequest\x12\x35\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.millrace.analysis.v1.QuerySpecB\x04\xe2\x41\x01\x02H\x00\x12\x33\n\x03sql\x18\x02 \x01(\x0b\x32\x1e.millrace.analysis.v1.SqlQueryB\x04\xe2\x41\x01\x02H\x00\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32#.millrace.analysis.v1.SubscribeMode\x12\x13\n\x0bkey_columns\x18\x04 \x03(\t\x12/\n\x0cmin_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x12-\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x1b.millrace.types.v1.Encoding\x12\x33\n\x0b\x63ompression\x18\x08 \x01(\x0e\x32\x1e.millrace.types.v1.Compression\x12\x10\n\x08max_rows\x18\t \x01(\x03\x12\x11\n\tnamespace\x18\n \x01(\t\x12\x15\n\rdeterministic\x18\x0b \x01(\x08\x42\n\n\x08question\"\xf2\x02\n\x11SubscribeResponse\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.millrace.analysis.v1.SubscribeHeaderH\x00\x12\x31\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32 .millrace.analysis.v1.FrameBeginH\x00\x12*\n\x06upsert\x18\x03 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12*\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12\x33\n\x06\x63ommit\x18\x05 \x01(\x0b\x32!.millrace.analysis.v1.FrameCommitH\x00\x12\x31\n\theartbeat\x18\x06 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x42\t\n\x07message\"\x94\x01\n\x0fSubscribeHeader\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12)\n\x06schema\x18\x02 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12-\n\nkey_schema\x18\x03 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x0e\n\x06tables\x18\x04 \x03(\t\"K\n\nFrameBegin\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.millrace.analysis.v1.FrameKind\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xc2\x02\n\x0b\x46rameCommit\x12\x41\n\x08versions\x18\x01 \x03(\x0b\x32/.millrace.analysis.v1.FrameCommit.VersionsEntry\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63onflated_versions\x18\x05 \x01(\x03\x12\x33\n\x0f\x65vent_time_high\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*\x7f\n\rSubscribeMode\x12\x1e\n\x1aSUBSCRIBE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13SUBSCRIBE_MODE_AUTO\x10\x01\x12\x1a\n\x16SUBSCRIBE_MODE_REPLACE\x10\x02\x12\x19\n\x15SUBSCRIBE_MODE_UPSERT\x10\x03*U\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RAME_KIND_REPLACE\x10\x01\x12\x14\n\x10\x46RAME_KIND_DELTA\x10\x02\x32\xb2\x03\n\x0f\x41nalysisService\x12W\n\x05Query\x12\".millrace.analysis.v1.QueryRequest\x1a#.millrace.analysis.v1.QueryResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\tSubscribe\x12&.millrace.analysis.v1.SubscribeRequest\x1a\'.millrace.analysis.v1.SubscribeResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\rFitRegression\x12*.millrace.analysis.v1.FitRegressionRequest\x1a+.millrace.analysis.v1.FitRegressionResponse\"\x03\x90\x02\x01\x12r\n\x0e\x46orecastSeries\x12+.millrace.analysis.v1.ForecastSeriesRequest\x1a,.millrace.analysis.v1.ForecastSeriesResponse\"\x03\x90\x02\x01\x30\x01\x42N\n\x18\x64\x65v.millrace.analysis.v1P\x01Z0millrace.dev/gen/millrace/analysis/v1;analysisv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/analysis/v1/analysis.proto\x12\x14millrace.analysis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a millrace/analysis/v1/query.proto\x1a%millrace/analysis/v1/statistics.proto\x1a\x1emillrace/types/v1/access.proto\x1a\x1dmillrace/types/v1/types.proto\"\xc8\x03\n\x0cQueryRequest\x12\x35\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.millrace.analysis.v1.QuerySpecB\x04\xe2\x41\x01\x02H\x00\x12\x33\n\x03sql\x18\x02 \x01(\x0b\x32\x1e.millrace.analysis.v1.SqlQueryB\x04\xe2\x41\x01\x02H\x00\x12\x42\n\x08versions\x18\x03 \x03(\x0b\x32\x30.millrace.analysis.v1.QueryRequest.VersionsEntry\x12-\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1b.millrace.types.v1.Encoding\x12\x33\n\x0b\x63ompression\x18\x05 \x01(\x0e\x32\x1e.millrace.types.v1.Compression\x12\x10\n\x08max_rows\x18\x06 \x01(\x03\x12\x11\n\tresumable\x18\x07 \x01(\x08\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x12\x11\n\tnamespace\x18\t \x01(\t\x12\x19\n\x11max_message_bytes\x18\n \x01(\x05\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\n\n\x08question\"\xab\x02\n\rQueryResponse\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.millrace.analysis.v1.QueryHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12\x37\n\x08progress\x18\x03 \x01(\x0b\x32#.millrace.analysis.v1.QueryProgressH\x00\x12\x31\n\theartbeat\x18\x04 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12-\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1e.millrace.analysis.v1.QueryEndH\x00\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x42\t\n\x07message\"\xbe\x01\n\x0bQueryHeader\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12)\n\x06schema\x18\x02 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x41\n\x08versions\x18\x03 \x03(\x0b\x32/.millrace.analysis.v1.QueryHeader.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"7\n\rQueryProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x03\"s\n\x08QueryEnd\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x15\n\rbytes_scanned\x18\x02 \x01(\x03\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb9\x03\n\x10SubscribeRequest\x12\x35\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.millrace.analysis.v1.QuerySpecB\x04\xe2\x41\x01\x02H\x00\x12\x33\n\x03sql\x18\x02 \x01(\x0b\x32\x1e.millrace.analysis.v1.SqlQueryB\x04\xe2\x41\x01\x02H\x00\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32#.millrace.analysis.v1.SubscribeMode\x12\x13\n\x0bkey_columns\x18\x04 \x03(\t\x12/\n\x0cmin_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x12-\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x1b.millrace.types.v1.Encoding\x12\x33\n\x0b\x63ompression\x18\x08 \x01(\x0e\x32\x1e.millrace.types.v1.Compression\x12\x10\n\x08max_rows\x18\t \x01(\x03\x12\x11\n\tnamespace\x18\n \x01(\t\x12\x15\n\rdeterministic\x18\x0b \x01(\x08\x42\n\n\x08question\"\xf2\x02\n\x11SubscribeResponse\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.millrace.analysis.v1.SubscribeHeaderH\x00\x12\x31\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32 .millrace.analysis.v1.FrameBeginH\x00\x12*\n\x06upsert\x18\x03 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12*\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x18.millrace.types.v1.BatchH\x00\x12\x33\n\x06\x63ommit\x18\x05 \x01(\x0b\x32!.millrace.analysis.v1.FrameCommitH\x00\x12\x31\n\theartbeat\x18\x06 \x01(\x0b\x32\x1c.millrace.types.v1.HeartbeatH\x00\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x42\t\n\x07message\"\x94\x01\n\x0fSubscribeHeader\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12)\n\x06schema\x18\x02 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12-\n\nkey_schema\x18\x03 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x0e\n\x06tables\x18\x04 \x03(\t\"K\n\nFrameBegin\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.millrace.analysis.v1.FrameKind\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xc2\x02\n\x0b\x46rameCommit\x12\x41\n\x08versions\x18\x01 \x03(\x0b\x32/.millrace.analysis.v1.FrameCommit.VersionsEntry\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63onflated_versions\x18\x05 \x01(\x03\x12\x33\n\x0f\x65vent_time_high\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*\x7f\n\rSubscribeMode\x12\x1e\n\x1aSUBSCRIBE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13SUBSCRIBE_MODE_AUTO\x10\x01\x12\x1a\n\x16SUBSCRIBE_MODE_REPLACE\x10\x02\x12\x19\n\x15SUBSCRIBE_MODE_UPSERT\x10\x03*U\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RAME_KIND_REPLACE\x10\x01\x12\x14\n\x10\x46RAME_KIND_DELTA\x10\x02\x32\xed\x04\n\x0f\x41nalysisService\x12x\n\x05Query\x12\".millrace.analysis.v1.QueryRequest\x1a#.millrace.analysis.v1.QueryResponse\"$\x90\x02\x01\x9a\xe1\x18\x1d\n\x0f\n\x01\x01\x12\nspec.table\n\n\n\x01\x01\x12\x03sql\x18\x02\x30\x01\x12\x84\x01\n\tSubscribe\x12&.millrace.analysis.v1.SubscribeRequest\x1a\'.millrace.analysis.v1.SubscribeResponse\"$\x90\x02\x01\x9a\xe1\x18\x1d\n\x0f\n\x01\x01\x12\nspec.table\n\n\n\x01\x01\x12\x03sql\x18\x02\x30\x01\x12\xa8\x01\n\rFitRegression\x12*.millrace.analysis.v1.FitRegressionRequest\x1a+.millrace.analysis.v1.FitRegressionResponse\">\x90\x02\x01\x9a\xe1\x18\x37\n\x1c\n\x01\x01\x12\x17observations.spec.table\n\x17\n\x01\x01\x12\x10observations.sql\x18\x02\x12\xad\x01\n\x0e\x46orecastSeries\x12+.millrace.analysis.v1.ForecastSeriesRequest\x1a,.millrace.analysis.v1.ForecastSeriesResponse\">\x90\x02\x01\x9a\xe1\x18\x37\n\x1c\n\x01\x01\x12\x17observations.spec.table\n\x17\n\x01\x01\x12\x10observations.sql\x18\x02\x30\x01\x42N\n\x18\x64\x65v.millrace.analysis.v1P\x01Z0millrace.dev/gen/millrace/analysis/v1;analysisv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,43 +54,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAMECOMMIT_VERSIONSENTRY']._loaded_options = None
   _globals['_FRAMECOMMIT_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_ANALYSISSERVICE'].methods_by_name['Query']._loaded_options = None
-  _globals['_ANALYSISSERVICE'].methods_by_name['Query']._serialized_options = b'\220\002\001'
+  _globals['_ANALYSISSERVICE'].methods_by_name['Query']._serialized_options = b'\220\002\001\232\341\030\035\n\017\n\001\001\022\nspec.table\n\n\n\001\001\022\003sql\030\002'
   _globals['_ANALYSISSERVICE'].methods_by_name['Subscribe']._loaded_options = None
-  _globals['_ANALYSISSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\220\002\001'
+  _globals['_ANALYSISSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\220\002\001\232\341\030\035\n\017\n\001\001\022\nspec.table\n\n\n\001\001\022\003sql\030\002'
   _globals['_ANALYSISSERVICE'].methods_by_name['FitRegression']._loaded_options = None
-  _globals['_ANALYSISSERVICE'].methods_by_name['FitRegression']._serialized_options = b'\220\002\001'
+  _globals['_ANALYSISSERVICE'].methods_by_name['FitRegression']._serialized_options = b'\220\002\001\232\341\0307\n\034\n\001\001\022\027observations.spec.table\n\027\n\001\001\022\020observations.sql\030\002'
   _globals['_ANALYSISSERVICE'].methods_by_name['ForecastSeries']._loaded_options = None
-  _globals['_ANALYSISSERVICE'].methods_by_name['ForecastSeries']._serialized_options = b'\220\002\001'
-  _globals['_SUBSCRIBEMODE']._serialized_start=2761
-  _globals['_SUBSCRIBEMODE']._serialized_end=2888
-  _globals['_FRAMEKIND']._serialized_start=2890
-  _globals['_FRAMEKIND']._serialized_end=2975
-  _globals['_QUERYREQUEST']._serialized_start=264
-  _globals['_QUERYREQUEST']._serialized_end=720
-  _globals['_QUERYREQUEST_VERSIONSENTRY']._serialized_start=661
-  _globals['_QUERYREQUEST_VERSIONSENTRY']._serialized_end=708
-  _globals['_QUERYRESPONSE']._serialized_start=723
-  _globals['_QUERYRESPONSE']._serialized_end=1022
-  _globals['_QUERYHEADER']._serialized_start=1025
-  _globals['_QUERYHEADER']._serialized_end=1215
-  _globals['_QUERYHEADER_VERSIONSENTRY']._serialized_start=661
-  _globals['_QUERYHEADER_VERSIONSENTRY']._serialized_end=708
-  _globals['_QUERYPROGRESS']._serialized_start=1217
-  _globals['_QUERYPROGRESS']._serialized_end=1272
-  _globals['_QUERYEND']._serialized_start=1274
-  _globals['_QUERYEND']._serialized_end=1389
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1392
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1833
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1836
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=2206
-  _globals['_SUBSCRIBEHEADER']._serialized_start=2209
-  _globals['_SUBSCRIBEHEADER']._serialized_end=2357
-  _globals['_FRAMEBEGIN']._serialized_start=2359
-  _globals['_FRAMEBEGIN']._serialized_end=2434
-  _globals['_FRAMECOMMIT']._serialized_start=2437
-  _globals['_FRAMECOMMIT']._serialized_end=2759
-  _globals['_FRAMECOMMIT_VERSIONSENTRY']._serialized_start=661
-  _globals['_FRAMECOMMIT_VERSIONSENTRY']._serialized_end=708
-  _globals['_ANALYSISSERVICE']._serialized_start=2978
-  _globals['_ANALYSISSERVICE']._serialized_end=3412
+  _globals['_ANALYSISSERVICE'].methods_by_name['ForecastSeries']._serialized_options = b'\220\002\001\232\341\0307\n\034\n\001\001\022\027observations.spec.table\n\027\n\001\001\022\020observations.sql\030\002'
+  _globals['_SUBSCRIBEMODE']._serialized_start=2793
+  _globals['_SUBSCRIBEMODE']._serialized_end=2920
+  _globals['_FRAMEKIND']._serialized_start=2922
+  _globals['_FRAMEKIND']._serialized_end=3007
+  _globals['_QUERYREQUEST']._serialized_start=296
+  _globals['_QUERYREQUEST']._serialized_end=752
+  _globals['_QUERYREQUEST_VERSIONSENTRY']._serialized_start=693
+  _globals['_QUERYREQUEST_VERSIONSENTRY']._serialized_end=740
+  _globals['_QUERYRESPONSE']._serialized_start=755
+  _globals['_QUERYRESPONSE']._serialized_end=1054
+  _globals['_QUERYHEADER']._serialized_start=1057
+  _globals['_QUERYHEADER']._serialized_end=1247
+  _globals['_QUERYHEADER_VERSIONSENTRY']._serialized_start=693
+  _globals['_QUERYHEADER_VERSIONSENTRY']._serialized_end=740
+  _globals['_QUERYPROGRESS']._serialized_start=1249
+  _globals['_QUERYPROGRESS']._serialized_end=1304
+  _globals['_QUERYEND']._serialized_start=1306
+  _globals['_QUERYEND']._serialized_end=1421
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1424
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1865
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1868
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=2238
+  _globals['_SUBSCRIBEHEADER']._serialized_start=2241
+  _globals['_SUBSCRIBEHEADER']._serialized_end=2389
+  _globals['_FRAMEBEGIN']._serialized_start=2391
+  _globals['_FRAMEBEGIN']._serialized_end=2466
+  _globals['_FRAMECOMMIT']._serialized_start=2469
+  _globals['_FRAMECOMMIT']._serialized_end=2791
+  _globals['_FRAMECOMMIT_VERSIONSENTRY']._serialized_start=693
+  _globals['_FRAMECOMMIT_VERSIONSENTRY']._serialized_end=740
+  _globals['_ANALYSISSERVICE']._serialized_start=3010
+  _globals['_ANALYSISSERVICE']._serialized_end=3631
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/storage/v1/committer.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\"o\n\rCommitRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05table\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\ttable_uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08proposal\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"!\n\x0e\x43ommitResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32j\n\x10\x43ommitterService\x12V\n\x06\x43ommit\x12\".millrace.storage.v1.CommitRequest\x1a#.millrace.storage.v1.CommitResponse\"\x03\x90\x02\x02\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/storage/v1/committer.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1emillrace/types/v1/access.proto\"o\n\rCommitRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05table\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\ttable_uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08proposal\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"!\n\x0e\x43ommitResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32p\n\x10\x43ommitterService\x12\\\n\x06\x43ommit\x12\".millrace.storage.v1.CommitRequest\x1a#.millrace.storage.v1.CommitResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,11 +43,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMITREQUEST'].fields_by_name['proposal']._loaded_options = None
   _globals['_COMMITREQUEST'].fields_by_name['proposal']._serialized_options = b'\342A\001\002'
   _globals['_COMMITTERSERVICE'].methods_by_name['Commit']._loaded_options = None
-  _globals['_COMMITTERSERVICE'].methods_by_name['Commit']._serialized_options = b'\220\002\002'
-  _globals['_COMMITREQUEST']._serialized_start=93
-  _globals['_COMMITREQUEST']._serialized_end=204
-  _globals['_COMMITRESPONSE']._serialized_start=206
-  _globals['_COMMITRESPONSE']._serialized_end=239
-  _globals['_COMMITTERSERVICE']._serialized_start=241
-  _globals['_COMMITTERSERVICE']._serialized_end=347
+  _globals['_COMMITTERSERVICE'].methods_by_name['Commit']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
+  _globals['_COMMITREQUEST']._serialized_start=125
+  _globals['_COMMITREQUEST']._serialized_end=236
+  _globals['_COMMITRESPONSE']._serialized_start=238
+  _globals['_COMMITRESPONSE']._serialized_end=271
+  _globals['_COMMITTERSERVICE']._serialized_start=273
+  _globals['_COMMITTERSERVICE']._serialized_end=385
 # @@protoc_insertion_point(module_scope)

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n millrace/storage/v1/leases.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x01\n\x13\x41\x63quireLeaseRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06holder\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x02\"A\n\x14\x41\x63quireLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.millrace.storage.v1.Lease\"<\n\x11RenewLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"?\n\x12RenewLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.millrace.storage.v1.Lease\">\n\x13ReleaseLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\x16\n\x14ReleaseLeaseResponse2\xc6\x02\n\x0cLeaseService\x12h\n\x0c\x41\x63quireLease\x12(.millrace.storage.v1.AcquireLeaseRequest\x1a).millrace.storage.v1.AcquireLeaseResponse\"\x03\x90\x02\x02\x12\x62\n\nRenewLease\x12&.millrace.storage.v1.RenewLeaseRequest\x1a\'.millrace.storage.v1.RenewLeaseResponse\"\x03\x90\x02\x02\x12h\n\x0cReleaseLease\x12(.millrace.storage.v1.ReleaseLeaseRequest\x1a).millrace.storage.v1.ReleaseLeaseResponse\"\x03\x90\x02\x02\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n millrace/storage/v1/leases.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillrace/types/v1/access.proto\"\x8d\x01\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x01\n\x13\x41\x63quireLeaseRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06holder\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x02\"A\n\x14\x41\x63quireLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.millrace.storage.v1.Lease\"<\n\x11RenewLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"?\n\x12RenewLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.millrace.storage.v1.Lease\">\n\x13ReleaseLeaseRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\x16\n\x14ReleaseLeaseResponse2\xd8\x02\n\x0cLeaseService\x12n\n\x0c\x41\x63quireLease\x12(.millrace.storage.v1.AcquireLeaseRequest\x1a).millrace.storage.v1.AcquireLeaseResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12h\n\nRenewLease\x12&.millrace.storage.v1.RenewLeaseRequest\x1a\'.millrace.storage.v1.RenewLeaseResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12n\n\x0cReleaseLease\x12(.millrace.storage.v1.ReleaseLeaseRequest\x1a).millrace.storage.v1.ReleaseLeaseResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,25 +53,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASELEASEREQUEST'].fields_by_name['epoch']._loaded_options = None
   _globals['_RELEASELEASEREQUEST'].fields_by_name['epoch']._serialized_options = b'\342A\001\002'
   _globals['_LEASESERVICE'].methods_by_name['AcquireLease']._loaded_options = None
-  _globals['_LEASESERVICE'].methods_by_name['AcquireLease']._serialized_options = b'\220\002\002'
+  _globals['_LEASESERVICE'].methods_by_name['AcquireLease']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_LEASESERVICE'].methods_by_name['RenewLease']._loaded_options = None
-  _globals['_LEASESERVICE'].methods_by_name['RenewLease']._serialized_options = b'\220\002\002'
+  _globals['_LEASESERVICE'].methods_by_name['RenewLease']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_LEASESERVICE'].methods_by_name['ReleaseLease']._loaded_options = None
-  _globals['_LEASESERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\220\002\002'
-  _globals['_LEASE']._serialized_start=156
-  _globals['_LEASE']._serialized_end=297
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=300
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=435
-  _globals['_ACQUIRELEASERESPONSE']._serialized_start=437
-  _globals['_ACQUIRELEASERESPONSE']._serialized_end=502
-  _globals['_RENEWLEASEREQUEST']._serialized_start=504
-  _globals['_RENEWLEASEREQUEST']._serialized_end=564
-  _globals['_RENEWLEASERESPONSE']._serialized_start=566
-  _globals['_RENEWLEASERESPONSE']._serialized_end=629
-  _globals['_RELEASELEASEREQUEST']._serialized_start=631
-  _globals['_RELEASELEASEREQUEST']._serialized_end=693
-  _globals['_RELEASELEASERESPONSE']._serialized_start=695
-  _globals['_RELEASELEASERESPONSE']._serialized_end=717
-  _globals['_LEASESERVICE']._serialized_start=720
-  _globals['_LEASESERVICE']._serialized_end=1046
+  _globals['_LEASESERVICE'].methods_by_name['ReleaseLease']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
+  _globals['_LEASE']._serialized_start=188
+  _globals['_LEASE']._serialized_end=329
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=332
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=467
+  _globals['_ACQUIRELEASERESPONSE']._serialized_start=469
+  _globals['_ACQUIRELEASERESPONSE']._serialized_end=534
+  _globals['_RENEWLEASEREQUEST']._serialized_start=536
+  _globals['_RENEWLEASEREQUEST']._serialized_end=596
+  _globals['_RENEWLEASERESPONSE']._serialized_start=598
+  _globals['_RENEWLEASERESPONSE']._serialized_end=661
+  _globals['_RELEASELEASEREQUEST']._serialized_start=663
+  _globals['_RELEASELEASEREQUEST']._serialized_end=725
+  _globals['_RELEASELEASERESPONSE']._serialized_start=727
+  _globals['_RELEASELEASERESPONSE']._serialized_end=749
+  _globals['_LEASESERVICE']._serialized_start=752
+  _globals['_LEASESERVICE']._serialized_end=1096
 # @@protoc_insertion_point(module_scope)

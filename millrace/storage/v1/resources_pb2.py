@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/storage/v1/resources.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x02\n\x08Resource\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x16\n\x08revision\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\"\n\x04spec\x18\x06 \x01(\x0b\x32\x14.google.protobuf.Any\x12$\n\x06status\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12!\n\x13last_event_sequence\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\"p\n\rResourceEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\x8e\x01\n\x12PutResourceRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x08resource\x18\x02 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceB\x04\xe2\x41\x01\x02\x12\x11\n\toverwrite\x18\x03 \x01(\x08\x12\x14\n\x0con_behalf_of\x18\x04 \x01(\t\"W\n\x13PutResourceResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"T\n\x12GetResourceRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0c\x65vents_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_events_after\"z\n\x13GetResourceResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x32\n\x06\x65vents\x18\x02 \x03(\x0b\x32\".millrace.storage.v1.ResourceEvent\"S\n\x14ListResourcesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"t\n\x15ListResourcesResponse\x12\x30\n\tresources\x18\x01 \x03(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xcf\x01\n\x1bUpdateResourceStatusRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12+\n\rappend_events\x18\x04 \x03(\x0b\x32\x14.google.protobuf.Any\x12\r\n\x05lease\x18\x05 \x01(\t\x12\x13\n\x0blease_epoch\x18\x06 \x01(\x03\x12\x0b\n\x03uid\x18\x07 \x01(\t\"O\n\x1cUpdateResourceStatusResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\"S\n\x15\x44\x65leteResourceRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x18\n\x16\x44\x65leteResourceResponse\"\xa6\x01\n\x15WatchResourcesRequest\x12\x19\n\x0b\x63ollections\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0csend_initial\x18\x03 \x01(\x08\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_after_revision\"\x86\x02\n\x16WatchResourcesResponse\x12,\n\x03put\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceH\x00\x12\x30\n\x07\x64\x65leted\x18\x02 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceH\x00\x12\x36\n\x0binitial_end\x18\x03 \x01(\x0b\x32\x1f.millrace.storage.v1.InitialEndH\x00\x12\x39\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32%.millrace.storage.v1.ResourceBookmarkH\x00\x12\x10\n\x08revision\x18\x05 \x01(\x03\x42\x07\n\x05\x65vent\"\x0c\n\nInitialEnd\"<\n\x10ResourceBookmark\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb1\x05\n\x0fResourceService\x12\x65\n\x0bPutResource\x12\'.millrace.storage.v1.PutResourceRequest\x1a(.millrace.storage.v1.PutResourceResponse\"\x03\x90\x02\x02\x12\x65\n\x0bGetResource\x12\'.millrace.storage.v1.GetResourceRequest\x1a(.millrace.storage.v1.GetResourceResponse\"\x03\x90\x02\x01\x12k\n\rListResources\x12).millrace.storage.v1.ListResourcesRequest\x1a*.millrace.storage.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12\x80\x01\n\x14UpdateResourceStatus\x12\x30.millrace.storage.v1.UpdateResourceStatusRequest\x1a\x31.millrace.storage.v1.UpdateResourceStatusResponse\"\x03\x90\x02\x02\x12n\n\x0e\x44\x65leteResource\x12*.millrace.storage.v1.DeleteResourceRequest\x1a+.millrace.storage.v1.DeleteResourceResponse\"\x03\x90\x02\x02\x12p\n\x0eWatchResources\x12*.millrace.storage.v1.WatchResourcesRequest\x1a+.millrace.storage.v1.WatchResourcesResponse\"\x03\x90\x02\x01\x30\x01\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/storage/v1/resources.proto\x12\x13millrace.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillrace/types/v1/access.proto\"\xe1\x02\n\x08Resource\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x16\n\x08revision\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\"\n\x04spec\x18\x06 \x01(\x0b\x32\x14.google.protobuf.Any\x12$\n\x06status\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12!\n\x13last_event_sequence\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\"p\n\rResourceEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\x8e\x01\n\x12PutResourceRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x08resource\x18\x02 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceB\x04\xe2\x41\x01\x02\x12\x11\n\toverwrite\x18\x03 \x01(\x08\x12\x14\n\x0con_behalf_of\x18\x04 \x01(\t\"W\n\x13PutResourceResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"T\n\x12GetResourceRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0c\x65vents_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_events_after\"z\n\x13GetResourceResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x32\n\x06\x65vents\x18\x02 \x03(\x0b\x32\".millrace.storage.v1.ResourceEvent\"S\n\x14ListResourcesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"t\n\x15ListResourcesResponse\x12\x30\n\tresources\x18\x01 \x03(\x0b\x32\x1d.millrace.storage.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xcf\x01\n\x1bUpdateResourceStatusRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12+\n\rappend_events\x18\x04 \x03(\x0b\x32\x14.google.protobuf.Any\x12\r\n\x05lease\x18\x05 \x01(\t\x12\x13\n\x0blease_epoch\x18\x06 \x01(\x03\x12\x0b\n\x03uid\x18\x07 \x01(\t\"O\n\x1cUpdateResourceStatusResponse\x12/\n\x08resource\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.Resource\"S\n\x15\x44\x65leteResourceRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x18\n\x16\x44\x65leteResourceResponse\"\xa6\x01\n\x15WatchResourcesRequest\x12\x19\n\x0b\x63ollections\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0csend_initial\x18\x03 \x01(\x08\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_after_revision\"\x86\x02\n\x16WatchResourcesResponse\x12,\n\x03put\x18\x01 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceH\x00\x12\x30\n\x07\x64\x65leted\x18\x02 \x01(\x0b\x32\x1d.millrace.storage.v1.ResourceH\x00\x12\x36\n\x0binitial_end\x18\x03 \x01(\x0b\x32\x1f.millrace.storage.v1.InitialEndH\x00\x12\x39\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32%.millrace.storage.v1.ResourceBookmarkH\x00\x12\x10\n\x08revision\x18\x05 \x01(\x03\x42\x07\n\x05\x65vent\"\x0c\n\nInitialEnd\"<\n\x10ResourceBookmark\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd5\x05\n\x0fResourceService\x12k\n\x0bPutResource\x12\'.millrace.storage.v1.PutResourceRequest\x1a(.millrace.storage.v1.PutResourceResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12k\n\x0bGetResource\x12\'.millrace.storage.v1.GetResourceRequest\x1a(.millrace.storage.v1.GetResourceResponse\"\t\x90\x02\x01\x9a\xe1\x18\x02\x10\x02\x12q\n\rListResources\x12).millrace.storage.v1.ListResourcesRequest\x1a*.millrace.storage.v1.ListResourcesResponse\"\t\x90\x02\x01\x9a\xe1\x18\x02\x10\x02\x12\x86\x01\n\x14UpdateResourceStatus\x12\x30.millrace.storage.v1.UpdateResourceStatusRequest\x1a\x31.millrace.storage.v1.UpdateResourceStatusResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12t\n\x0e\x44\x65leteResource\x12*.millrace.storage.v1.DeleteResourceRequest\x1a+.millrace.storage.v1.DeleteResourceResponse\"\t\x90\x02\x02\x9a\xe1\x18\x02\x10\x02\x12v\n\x0eWatchResources\x12*.millrace.storage.v1.WatchResourcesRequest\x1a+.millrace.storage.v1.WatchResourcesResponse\"\t\x90\x02\x01\x9a\xe1\x18\x02\x10\x02\x30\x01\x42K\n\x17\x64\x65v.millrace.storage.v1P\x01Z.millrace.dev/gen/millrace/storage/v1;storagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,49 +72,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESOURCESREQUEST'].fields_by_name['collections']._loaded_options = None
   _globals['_WATCHRESOURCESREQUEST'].fields_by_name['collections']._serialized_options = b'\342A\001\002'
   _globals['_RESOURCESERVICE'].methods_by_name['PutResource']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['PutResource']._serialized_options = b'\220\002\002'
+  _globals['_RESOURCESERVICE'].methods_by_name['PutResource']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_RESOURCESERVICE'].methods_by_name['GetResource']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['GetResource']._serialized_options = b'\220\002\001'
+  _globals['_RESOURCESERVICE'].methods_by_name['GetResource']._serialized_options = b'\220\002\001\232\341\030\002\020\002'
   _globals['_RESOURCESERVICE'].methods_by_name['ListResources']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['ListResources']._serialized_options = b'\220\002\001'
+  _globals['_RESOURCESERVICE'].methods_by_name['ListResources']._serialized_options = b'\220\002\001\232\341\030\002\020\002'
   _globals['_RESOURCESERVICE'].methods_by_name['UpdateResourceStatus']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['UpdateResourceStatus']._serialized_options = b'\220\002\002'
+  _globals['_RESOURCESERVICE'].methods_by_name['UpdateResourceStatus']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_RESOURCESERVICE'].methods_by_name['DeleteResource']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['DeleteResource']._serialized_options = b'\220\002\002'
+  _globals['_RESOURCESERVICE'].methods_by_name['DeleteResource']._serialized_options = b'\220\002\002\232\341\030\002\020\002'
   _globals['_RESOURCESERVICE'].methods_by_name['WatchResources']._loaded_options = None
-  _globals['_RESOURCESERVICE'].methods_by_name['WatchResources']._serialized_options = b'\220\002\001'
-  _globals['_RESOURCE']._serialized_start=186
-  _globals['_RESOURCE']._serialized_end=539
-  _globals['_RESOURCEEVENT']._serialized_start=541
-  _globals['_RESOURCEEVENT']._serialized_end=653
-  _globals['_PUTRESOURCEREQUEST']._serialized_start=656
-  _globals['_PUTRESOURCEREQUEST']._serialized_end=798
-  _globals['_PUTRESOURCERESPONSE']._serialized_start=800
-  _globals['_PUTRESOURCERESPONSE']._serialized_end=887
-  _globals['_GETRESOURCEREQUEST']._serialized_start=889
-  _globals['_GETRESOURCEREQUEST']._serialized_end=973
-  _globals['_GETRESOURCERESPONSE']._serialized_start=975
-  _globals['_GETRESOURCERESPONSE']._serialized_end=1097
-  _globals['_LISTRESOURCESREQUEST']._serialized_start=1099
-  _globals['_LISTRESOURCESREQUEST']._serialized_end=1182
-  _globals['_LISTRESOURCESRESPONSE']._serialized_start=1184
-  _globals['_LISTRESOURCESRESPONSE']._serialized_end=1300
-  _globals['_UPDATERESOURCESTATUSREQUEST']._serialized_start=1303
-  _globals['_UPDATERESOURCESTATUSREQUEST']._serialized_end=1510
-  _globals['_UPDATERESOURCESTATUSRESPONSE']._serialized_start=1512
-  _globals['_UPDATERESOURCESTATUSRESPONSE']._serialized_end=1591
-  _globals['_DELETERESOURCEREQUEST']._serialized_start=1593
-  _globals['_DELETERESOURCEREQUEST']._serialized_end=1676
-  _globals['_DELETERESOURCERESPONSE']._serialized_start=1678
-  _globals['_DELETERESOURCERESPONSE']._serialized_end=1702
-  _globals['_WATCHRESOURCESREQUEST']._serialized_start=1705
-  _globals['_WATCHRESOURCESREQUEST']._serialized_end=1871
-  _globals['_WATCHRESOURCESRESPONSE']._serialized_start=1874
-  _globals['_WATCHRESOURCESRESPONSE']._serialized_end=2136
-  _globals['_INITIALEND']._serialized_start=2138
-  _globals['_INITIALEND']._serialized_end=2150
-  _globals['_RESOURCEBOOKMARK']._serialized_start=2152
-  _globals['_RESOURCEBOOKMARK']._serialized_end=2212
-  _globals['_RESOURCESERVICE']._serialized_start=2215
-  _globals['_RESOURCESERVICE']._serialized_end=2904
+  _globals['_RESOURCESERVICE'].methods_by_name['WatchResources']._serialized_options = b'\220\002\001\232\341\030\002\020\002'
+  _globals['_RESOURCE']._serialized_start=218
+  _globals['_RESOURCE']._serialized_end=571
+  _globals['_RESOURCEEVENT']._serialized_start=573
+  _globals['_RESOURCEEVENT']._serialized_end=685
+  _globals['_PUTRESOURCEREQUEST']._serialized_start=688
+  _globals['_PUTRESOURCEREQUEST']._serialized_end=830
+  _globals['_PUTRESOURCERESPONSE']._serialized_start=832
+  _globals['_PUTRESOURCERESPONSE']._serialized_end=919
+  _globals['_GETRESOURCEREQUEST']._serialized_start=921
+  _globals['_GETRESOURCEREQUEST']._serialized_end=1005
+  _globals['_GETRESOURCERESPONSE']._serialized_start=1007
+  _globals['_GETRESOURCERESPONSE']._serialized_end=1129
+  _globals['_LISTRESOURCESREQUEST']._serialized_start=1131
+  _globals['_LISTRESOURCESREQUEST']._serialized_end=1214
+  _globals['_LISTRESOURCESRESPONSE']._serialized_start=1216
+  _globals['_LISTRESOURCESRESPONSE']._serialized_end=1332
+  _globals['_UPDATERESOURCESTATUSREQUEST']._serialized_start=1335
+  _globals['_UPDATERESOURCESTATUSREQUEST']._serialized_end=1542
+  _globals['_UPDATERESOURCESTATUSRESPONSE']._serialized_start=1544
+  _globals['_UPDATERESOURCESTATUSRESPONSE']._serialized_end=1623
+  _globals['_DELETERESOURCEREQUEST']._serialized_start=1625
+  _globals['_DELETERESOURCEREQUEST']._serialized_end=1708
+  _globals['_DELETERESOURCERESPONSE']._serialized_start=1710
+  _globals['_DELETERESOURCERESPONSE']._serialized_end=1734
+  _globals['_WATCHRESOURCESREQUEST']._serialized_start=1737
+  _globals['_WATCHRESOURCESREQUEST']._serialized_end=1903
+  _globals['_WATCHRESOURCESRESPONSE']._serialized_start=1906
+  _globals['_WATCHRESOURCESRESPONSE']._serialized_end=2168
+  _globals['_INITIALEND']._serialized_start=2170
+  _globals['_INITIALEND']._serialized_end=2182
+  _globals['_RESOURCEBOOKMARK']._serialized_start=2184
+  _globals['_RESOURCEBOOKMARK']._serialized_end=2244
+  _globals['_RESOURCESERVICE']._serialized_start=2247
+  _globals['_RESOURCESERVICE']._serialized_end=2972
 # @@protoc_insertion_point(module_scope)

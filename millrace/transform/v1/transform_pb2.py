@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 from millrace.types.v1 import run_pb2 as millrace_dot_types_dot_v1_dot_run__pb2
 from millrace.types.v1 import types_pb2 as millrace_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/transform/v1/transform.proto\x12\x15millrace.transform.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmillrace/types/v1/run.proto\x1a\x1dmillrace/types/v1/types.proto\"\xcd\x01\n\tTransform\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x38\n\x04spec\x18\x04 \x01(\x0b\x32$.millrace.transform.v1.TransformSpecB\x04\xe2\x41\x01\x02\x12<\n\x06status\x18\x05 \x01(\x0b\x32&.millrace.transform.v1.TransformStatusB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\"\xee\x01\n\rTransformSpec\x12\x11\n\x03sql\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06output\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdriving_table\x18\x03 \x01(\t\x12\x19\n\x11\x65vent_time_column\x18\x04 \x01(\t\x12/\n\non_bad_row\x18\x05 \x01(\x0e\x32\x1b.millrace.types.v1.OnBadRow\x12,\n\tmax_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x0e\n\x06paused\x18\x08 \x01(\x08\"\xa8\x03\n\x0fTransformStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.millrace.types.v1.WorkState\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x30\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12\x17\n\x0frows_per_second\x18\x04 \x01(\x01\x12/\n\x0b\x63ommit_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_attempt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06worker\x18\x07 \x01(\t\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12\x1b\n\x13observed_generation\x18\t \x01(\x03\x12+\n\x06inputs\x18\n \x03(\x0b\x32\x1b.millrace.types.v1.RunInput\x12=\n\x0eincrementality\x18\x0b \x01(\x0b\x32%.millrace.transform.v1.Incrementality\"F\n\x0eIncrementality\x12\x13\n\x0b\x61ppend_safe\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"j\n\x13PutTransformRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ttransform\x18\x02 \x01(\x0b\x32 .millrace.transform.v1.TransformB\x04\xe2\x41\x01\x02\"K\n\x14PutTransformResponse\x12\x33\n\ttransform\x18\x01 \x01(\x0b\x32 .millrace.transform.v1.Transform\")\n\x13GetTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x14GetTransformResponse\x12\x33\n\ttransform\x18\x01 \x01(\x0b\x32 .millrace.transform.v1.Transform\"N\n\x15ListTransformsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x16ListTransformsResponse\x12\x34\n\ntransforms\x18\x01 \x03(\x0b\x32 .millrace.transform.v1.Transform\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16\x44\x65leteTransformRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteTransformResponse\"g\n\x18ValidateTransformRequest\x12\x38\n\x04spec\x18\x01 \x01(\x0b\x32$.millrace.transform.v1.TransformSpecB\x04\xe2\x41\x01\x02\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\xa7\x01\n\x19ValidateTransformResponse\x12)\n\x06schema\x18\x01 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12=\n\x0eincrementality\x18\x03 \x01(\x0b\x32%.millrace.transform.v1.Incrementality\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x8d\x01\n\x13RunTransformRequest\x12\x17\n\ttransform\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x66ull_refresh\x18\x03 \x01(\x08\x12\x16\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\x03\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"B\n\x14RunTransformResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.millrace.types.v1.RunEvent2\xc6\x05\n\x10TransformService\x12l\n\x0cPutTransform\x12*.millrace.transform.v1.PutTransformRequest\x1a+.millrace.transform.v1.PutTransformResponse\"\x03\x90\x02\x02\x12l\n\x0cGetTransform\x12*.millrace.transform.v1.GetTransformRequest\x1a+.millrace.transform.v1.GetTransformResponse\"\x03\x90\x02\x01\x12r\n\x0eListTransforms\x12,.millrace.transform.v1.ListTransformsRequest\x1a-.millrace.transform.v1.ListTransformsResponse\"\x03\x90\x02\x01\x12u\n\x0f\x44\x65leteTransform\x12-.millrace.transform.v1.DeleteTransformRequest\x1a..millrace.transform.v1.DeleteTransformResponse\"\x03\x90\x02\x02\x12{\n\x11ValidateTransform\x12/.millrace.transform.v1.ValidateTransformRequest\x1a\x30.millrace.transform.v1.ValidateTransformResponse\"\x03\x90\x02\x01\x12n\n\x0cRunTransform\x12*.millrace.transform.v1.RunTransformRequest\x1a+.millrace.transform.v1.RunTransformResponse\"\x03\x90\x02\x02\x30\x01\x42Q\n\x19\x64\x65v.millrace.transform.v1P\x01Z2millrace.dev/gen/millrace/transform/v1;transformv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/transform/v1/transform.proto\x12\x15millrace.transform.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillrace/types/v1/access.proto\x1a\x1bmillrace/types/v1/run.proto\x1a\x1dmillrace/types/v1/types.proto\"\xcd\x01\n\tTransform\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x38\n\x04spec\x18\x04 \x01(\x0b\x32$.millrace.transform.v1.TransformSpecB\x04\xe2\x41\x01\x02\x12<\n\x06status\x18\x05 \x01(\x0b\x32&.millrace.transform.v1.TransformStatusB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\"\xee\x01\n\rTransformSpec\x12\x11\n\x03sql\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06output\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdriving_table\x18\x03 \x01(\t\x12\x19\n\x11\x65vent_time_column\x18\x04 \x01(\t\x12/\n\non_bad_row\x18\x05 \x01(\x0e\x32\x1b.millrace.types.v1.OnBadRow\x12,\n\tmax_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x0e\n\x06paused\x18\x08 \x01(\x08\"\xa8\x03\n\x0fTransformStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.millrace.types.v1.WorkState\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x30\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.millrace.types.v1.RunProgress\x12\x17\n\x0frows_per_second\x18\x04 \x01(\x01\x12/\n\x0b\x63ommit_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_attempt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06worker\x18\x07 \x01(\t\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12\x1b\n\x13observed_generation\x18\t \x01(\x03\x12+\n\x06inputs\x18\n \x03(\x0b\x32\x1b.millrace.types.v1.RunInput\x12=\n\x0eincrementality\x18\x0b \x01(\x0b\x32%.millrace.transform.v1.Incrementality\"F\n\x0eIncrementality\x12\x13\n\x0b\x61ppend_safe\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"j\n\x13PutTransformRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\ttransform\x18\x02 \x01(\x0b\x32 .millrace.transform.v1.TransformB\x04\xe2\x41\x01\x02\"K\n\x14PutTransformResponse\x12\x33\n\ttransform\x18\x01 \x01(\x0b\x32 .millrace.transform.v1.Transform\")\n\x13GetTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"K\n\x14GetTransformResponse\x12\x33\n\ttransform\x18\x01 \x01(\x0b\x32 .millrace.transform.v1.Transform\"N\n\x15ListTransformsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x16ListTransformsResponse\x12\x34\n\ntransforms\x18\x01 \x03(\x0b\x32 .millrace.transform.v1.Transform\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16\x44\x65leteTransformRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteTransformResponse\"g\n\x18ValidateTransformRequest\x12\x38\n\x04spec\x18\x01 \x01(\x0b\x32$.millrace.transform.v1.TransformSpecB\x04\xe2\x41\x01\x02\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\xa7\x01\n\x19ValidateTransformResponse\x12)\n\x06schema\x18\x01 \x01(\x0b\x32\x19.millrace.types.v1.Schema\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12=\n\x0eincrementality\x18\x03 \x01(\x0b\x32%.millrace.transform.v1.Incrementality\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x8d\x01\n\x13RunTransformRequest\x12\x17\n\ttransform\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x66ull_refresh\x18\x03 \x01(\x08\x12\x16\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\x03\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"B\n\x14RunTransformResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.millrace.types.v1.RunEvent2\x84\x07\n\x10TransformService\x12\xbc\x01\n\x0cPutTransform\x12*.millrace.transform.v1.PutTransformRequest\x1a+.millrace.transform.v1.PutTransformResponse\"S\x90\x02\x02\x9a\xe1\x18L\n\x13\n\x01\x02\x12\x0etransform.name\n\x1a\n\x01\x02\x12\x15transform.spec.output\n\x19\n\x01\x01\x12\x12transform.spec.sql\x18\x02\x12{\n\x0cGetTransform\x12*.millrace.transform.v1.GetTransformRequest\x1a+.millrace.transform.v1.GetTransformResponse\"\x12\x90\x02\x01\x9a\xe1\x18\x0b\n\t\n\x01\x01\x12\x04name\x12\x83\x01\n\x0eListTransforms\x12,.millrace.transform.v1.ListTransformsRequest\x1a-.millrace.transform.v1.ListTransformsResponse\"\x14\x90\x02\x01\x9a\xe1\x18\r\n\x0b\n\x01\x01\x12\x06parent\x12\x84\x01\n\x0f\x44\x65leteTransform\x12-.millrace.transform.v1.DeleteTransformRequest\x1a..millrace.transform.v1.DeleteTransformResponse\"\x12\x90\x02\x02\x9a\xe1\x18\x0b\n\t\n\x01\x02\x12\x04name\x12\xa0\x01\n\x11ValidateTransform\x12/.millrace.transform.v1.ValidateTransformRequest\x1a\x30.millrace.transform.v1.ValidateTransformResponse\"(\x90\x02\x01\x9a\xe1\x18!\n\x0e\n\x01\x01\x12\tnamespace\n\x0f\n\x01\x01\x12\x08spec.sql\x18\x02\x12\x83\x01\n\x0cRunTransform\x12*.millrace.transform.v1.RunTransformRequest\x1a+.millrace.transform.v1.RunTransformResponse\"\x18\x90\x02\x02\x9a\xe1\x18\x11\n\x0f\n\x02\x02\x03\x12\ttransform0\x01\x42Q\n\x19\x64\x65v.millrace.transform.v1P\x01Z2millrace.dev/gen/millrace/transform/v1;transformv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,49 +69,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNTRANSFORMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RUNTRANSFORMREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002'
   _globals['_TRANSFORMSERVICE'].methods_by_name['PutTransform']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['PutTransform']._serialized_options = b'\220\002\002'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['PutTransform']._serialized_options = b'\220\002\002\232\341\030L\n\023\n\001\002\022\016transform.name\n\032\n\001\002\022\025transform.spec.output\n\031\n\001\001\022\022transform.spec.sql\030\002'
   _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransform']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransform']._serialized_options = b'\220\002\001'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransform']._serialized_options = b'\220\002\001\232\341\030\013\n\t\n\001\001\022\004name'
   _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransforms']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransforms']._serialized_options = b'\220\002\001'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransforms']._serialized_options = b'\220\002\001\232\341\030\r\n\013\n\001\001\022\006parent'
   _globals['_TRANSFORMSERVICE'].methods_by_name['DeleteTransform']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['DeleteTransform']._serialized_options = b'\220\002\002'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['DeleteTransform']._serialized_options = b'\220\002\002\232\341\030\013\n\t\n\001\002\022\004name'
   _globals['_TRANSFORMSERVICE'].methods_by_name['ValidateTransform']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['ValidateTransform']._serialized_options = b'\220\002\001'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['ValidateTransform']._serialized_options = b'\220\002\001\232\341\030!\n\016\n\001\001\022\tnamespace\n\017\n\001\001\022\010spec.sql\030\002'
   _globals['_TRANSFORMSERVICE'].methods_by_name['RunTransform']._loaded_options = None
-  _globals['_TRANSFORMSERVICE'].methods_by_name['RunTransform']._serialized_options = b'\220\002\002'
-  _globals['_TRANSFORM']._serialized_start=223
-  _globals['_TRANSFORM']._serialized_end=428
-  _globals['_TRANSFORMSPEC']._serialized_start=431
-  _globals['_TRANSFORMSPEC']._serialized_end=669
-  _globals['_TRANSFORMSTATUS']._serialized_start=672
-  _globals['_TRANSFORMSTATUS']._serialized_end=1096
-  _globals['_INCREMENTALITY']._serialized_start=1098
-  _globals['_INCREMENTALITY']._serialized_end=1168
-  _globals['_PUTTRANSFORMREQUEST']._serialized_start=1170
-  _globals['_PUTTRANSFORMREQUEST']._serialized_end=1276
-  _globals['_PUTTRANSFORMRESPONSE']._serialized_start=1278
-  _globals['_PUTTRANSFORMRESPONSE']._serialized_end=1353
-  _globals['_GETTRANSFORMREQUEST']._serialized_start=1355
-  _globals['_GETTRANSFORMREQUEST']._serialized_end=1396
-  _globals['_GETTRANSFORMRESPONSE']._serialized_start=1398
-  _globals['_GETTRANSFORMRESPONSE']._serialized_end=1473
-  _globals['_LISTTRANSFORMSREQUEST']._serialized_start=1475
-  _globals['_LISTTRANSFORMSREQUEST']._serialized_end=1553
-  _globals['_LISTTRANSFORMSRESPONSE']._serialized_start=1555
-  _globals['_LISTTRANSFORMSRESPONSE']._serialized_end=1658
-  _globals['_DELETETRANSFORMREQUEST']._serialized_start=1660
-  _globals['_DELETETRANSFORMREQUEST']._serialized_end=1744
-  _globals['_DELETETRANSFORMRESPONSE']._serialized_start=1746
-  _globals['_DELETETRANSFORMRESPONSE']._serialized_end=1771
-  _globals['_VALIDATETRANSFORMREQUEST']._serialized_start=1773
-  _globals['_VALIDATETRANSFORMREQUEST']._serialized_end=1876
-  _globals['_VALIDATETRANSFORMRESPONSE']._serialized_start=1879
-  _globals['_VALIDATETRANSFORMRESPONSE']._serialized_end=2046
-  _globals['_RUNTRANSFORMREQUEST']._serialized_start=2049
-  _globals['_RUNTRANSFORMREQUEST']._serialized_end=2190
-  _globals['_RUNTRANSFORMRESPONSE']._serialized_start=2192
-  _globals['_RUNTRANSFORMRESPONSE']._serialized_end=2258
-  _globals['_TRANSFORMSERVICE']._serialized_start=2261
-  _globals['_TRANSFORMSERVICE']._serialized_end=2971
+  _globals['_TRANSFORMSERVICE'].methods_by_name['RunTransform']._serialized_options = b'\220\002\002\232\341\030\021\n\017\n\002\002\003\022\ttransform'
+  _globals['_TRANSFORM']._serialized_start=255
+  _globals['_TRANSFORM']._serialized_end=460
+  _globals['_TRANSFORMSPEC']._serialized_start=463
+  _globals['_TRANSFORMSPEC']._serialized_end=701
+  _globals['_TRANSFORMSTATUS']._serialized_start=704
+  _globals['_TRANSFORMSTATUS']._serialized_end=1128
+  _globals['_INCREMENTALITY']._serialized_start=1130
+  _globals['_INCREMENTALITY']._serialized_end=1200
+  _globals['_PUTTRANSFORMREQUEST']._serialized_start=1202
+  _globals['_PUTTRANSFORMREQUEST']._serialized_end=1308
+  _globals['_PUTTRANSFORMRESPONSE']._serialized_start=1310
+  _globals['_PUTTRANSFORMRESPONSE']._serialized_end=1385
+  _globals['_GETTRANSFORMREQUEST']._serialized_start=1387
+  _globals['_GETTRANSFORMREQUEST']._serialized_end=1428
+  _globals['_GETTRANSFORMRESPONSE']._serialized_start=1430
+  _globals['_GETTRANSFORMRESPONSE']._serialized_end=1505
+  _globals['_LISTTRANSFORMSREQUEST']._serialized_start=1507
+  _globals['_LISTTRANSFORMSREQUEST']._serialized_end=1585
+  _globals['_LISTTRANSFORMSRESPONSE']._serialized_start=1587
+  _globals['_LISTTRANSFORMSRESPONSE']._serialized_end=1690
+  _globals['_DELETETRANSFORMREQUEST']._serialized_start=1692
+  _globals['_DELETETRANSFORMREQUEST']._serialized_end=1776
+  _globals['_DELETETRANSFORMRESPONSE']._serialized_start=1778
+  _globals['_DELETETRANSFORMRESPONSE']._serialized_end=1803
+  _globals['_VALIDATETRANSFORMREQUEST']._serialized_start=1805
+  _globals['_VALIDATETRANSFORMREQUEST']._serialized_end=1908
+  _globals['_VALIDATETRANSFORMRESPONSE']._serialized_start=1911
+  _globals['_VALIDATETRANSFORMRESPONSE']._serialized_end=2078
+  _globals['_RUNTRANSFORMREQUEST']._serialized_start=2081
+  _globals['_RUNTRANSFORMREQUEST']._serialized_end=2222
+  _globals['_RUNTRANSFORMRESPONSE']._serialized_start=2224
+  _globals['_RUNTRANSFORMRESPONSE']._serialized_end=2290
+  _globals['_TRANSFORMSERVICE']._serialized_start=2293
+  _globals['_TRANSFORMSERVICE']._serialized_end=3193
 # @@protoc_insertion_point(module_scope)

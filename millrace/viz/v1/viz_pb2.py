@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from millrace.types.v1 import access_pb2 as millrace_dot_types_dot_v1_dot_access__pb2
 from millrace.viz.v1 import dashboard_pb2 as millrace_dot_viz_dot_v1_dot_dashboard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millrace/viz/v1/viz.proto\x12\x0fmillrace.viz.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmillrace/viz/v1/dashboard.proto\"\xc0\x01\n\tDashboard\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x32\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.millrace.viz.v1.DashboardSpecB\x04\xe2\x41\x01\x02\x12\x13\n\x05owner\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"d\n\x13PutDashboardRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\tdashboard\x18\x02 \x01(\x0b\x32\x1a.millrace.viz.v1.DashboardB\x04\xe2\x41\x01\x02\"E\n\x14PutDashboardResponse\x12-\n\tdashboard\x18\x01 \x01(\x0b\x32\x1a.millrace.viz.v1.Dashboard\")\n\x13GetDashboardRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x14GetDashboardResponse\x12-\n\tdashboard\x18\x01 \x01(\x0b\x32\x1a.millrace.viz.v1.Dashboard\"N\n\x15ListDashboardsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x16ListDashboardsResponse\x12.\n\ndashboards\x18\x01 \x03(\x0b\x32\x1a.millrace.viz.v1.Dashboard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16\x44\x65leteDashboardRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteDashboardResponse\"\x97\x01\n\x12RenderChartRequest\x12\x17\n\tdashboard\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x65lement\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1d.millrace.viz.v1.RenderFormatB\x04\xe2\x41\x01\x02\x12\r\n\x05theme\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\xab\x01\n\x13RenderChartResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.millrace.viz.v1.RenderHeaderH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.millrace.viz.v1.RenderChunkH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.millrace.viz.v1.RenderEndH\x00\x42\t\n\x07message\"\xb4\x01\n\x0cRenderHeader\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12=\n\x08versions\x18\x03 \x03(\x0b\x32+.millrace.viz.v1.RenderHeader.VersionsEntry\x12\x0c\n\x04size\x18\x04 \x01(\x03\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"+\n\x0bRenderChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\")\n\tRenderEnd\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t*t\n\x0cRenderFormat\x12\x1d\n\x19RENDER_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12RENDER_FORMAT_HTML\x10\x01\x12\x16\n\x12RENDER_FORMAT_JSON\x10\x02\x12\x15\n\x11RENDER_FORMAT_CSV\x10\x03\x32\x84\x04\n\nVizService\x12`\n\x0cPutDashboard\x12$.millrace.viz.v1.PutDashboardRequest\x1a%.millrace.viz.v1.PutDashboardResponse\"\x03\x90\x02\x02\x12`\n\x0cGetDashboard\x12$.millrace.viz.v1.GetDashboardRequest\x1a%.millrace.viz.v1.GetDashboardResponse\"\x03\x90\x02\x01\x12\x66\n\x0eListDashboards\x12&.millrace.viz.v1.ListDashboardsRequest\x1a\'.millrace.viz.v1.ListDashboardsResponse\"\x03\x90\x02\x01\x12i\n\x0f\x44\x65leteDashboard\x12\'.millrace.viz.v1.DeleteDashboardRequest\x1a(.millrace.viz.v1.DeleteDashboardResponse\"\x03\x90\x02\x02\x12_\n\x0bRenderChart\x12#.millrace.viz.v1.RenderChartRequest\x1a$.millrace.viz.v1.RenderChartResponse\"\x03\x90\x02\x01\x30\x01\x42?\n\x13\x64\x65v.millrace.viz.v1P\x01Z&millrace.dev/gen/millrace/viz/v1;vizv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millrace/viz/v1/viz.proto\x12\x0fmillrace.viz.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillrace/types/v1/access.proto\x1a\x1fmillrace/viz/v1/dashboard.proto\"\xc0\x01\n\tDashboard\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x32\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.millrace.viz.v1.DashboardSpecB\x04\xe2\x41\x01\x02\x12\x13\n\x05owner\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"d\n\x13PutDashboardRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\tdashboard\x18\x02 \x01(\x0b\x32\x1a.millrace.viz.v1.DashboardB\x04\xe2\x41\x01\x02\"E\n\x14PutDashboardResponse\x12-\n\tdashboard\x18\x01 \x01(\x0b\x32\x1a.millrace.viz.v1.Dashboard\")\n\x13GetDashboardRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x14GetDashboardResponse\x12-\n\tdashboard\x18\x01 \x01(\x0b\x32\x1a.millrace.viz.v1.Dashboard\"N\n\x15ListDashboardsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x16ListDashboardsResponse\x12.\n\ndashboards\x18\x01 \x03(\x0b\x32\x1a.millrace.viz.v1.Dashboard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16\x44\x65leteDashboardRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteDashboardResponse\"\x97\x01\n\x12RenderChartRequest\x12\x17\n\tdashboard\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x65lement\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1d.millrace.viz.v1.RenderFormatB\x04\xe2\x41\x01\x02\x12\r\n\x05theme\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\xab\x01\n\x13RenderChartResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.millrace.viz.v1.RenderHeaderH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.millrace.viz.v1.RenderChunkH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.millrace.viz.v1.RenderEndH\x00\x42\t\n\x07message\"\xb4\x01\n\x0cRenderHeader\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12=\n\x08versions\x18\x03 \x03(\x0b\x32+.millrace.viz.v1.RenderHeader.VersionsEntry\x12\x0c\n\x04size\x18\x04 \x01(\x03\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"+\n\x0bRenderChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\")\n\tRenderEnd\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t*t\n\x0cRenderFormat\x12\x1d\n\x19RENDER_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12RENDER_FORMAT_HTML\x10\x01\x12\x16\n\x12RENDER_FORMAT_JSON\x10\x02\x12\x15\n\x11RENDER_FORMAT_CSV\x10\x03\x32\xe0\x04\n\nVizService\x12y\n\x0cPutDashboard\x12$.millrace.viz.v1.PutDashboardRequest\x1a%.millrace.viz.v1.PutDashboardResponse\"\x1c\x90\x02\x02\x9a\xe1\x18\x15\n\x13\n\x01\x02\x12\x0e\x64\x61shboard.name\x12o\n\x0cGetDashboard\x12$.millrace.viz.v1.GetDashboardRequest\x1a%.millrace.viz.v1.GetDashboardResponse\"\x12\x90\x02\x01\x9a\xe1\x18\x0b\n\t\n\x01\x01\x12\x04name\x12w\n\x0eListDashboards\x12&.millrace.viz.v1.ListDashboardsRequest\x1a\'.millrace.viz.v1.ListDashboardsResponse\"\x14\x90\x02\x01\x9a\xe1\x18\r\n\x0b\n\x01\x01\x12\x06parent\x12x\n\x0f\x44\x65leteDashboard\x12\'.millrace.viz.v1.DeleteDashboardRequest\x1a(.millrace.viz.v1.DeleteDashboardResponse\"\x12\x90\x02\x02\x9a\xe1\x18\x0b\n\t\n\x01\x02\x12\x04name\x12s\n\x0bRenderChart\x12#.millrace.viz.v1.RenderChartRequest\x1a$.millrace.viz.v1.RenderChartResponse\"\x17\x90\x02\x01\x9a\xe1\x18\x10\n\x0e\n\x01\x01\x12\tdashboard0\x01\x42?\n\x13\x64\x65v.millrace.viz.v1P\x01Z&millrace.dev/gen/millrace/viz/v1;vizv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,47 +65,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENDERHEADER_VERSIONSENTRY']._loaded_options = None
   _globals['_RENDERHEADER_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_VIZSERVICE'].methods_by_name['PutDashboard']._loaded_options = None
-  _globals['_VIZSERVICE'].methods_by_name['PutDashboard']._serialized_options = b'\220\002\002'
+  _globals['_VIZSERVICE'].methods_by_name['PutDashboard']._serialized_options = b'\220\002\002\232\341\030\025\n\023\n\001\002\022\016dashboard.name'
   _globals['_VIZSERVICE'].methods_by_name['GetDashboard']._loaded_options = None
-  _globals['_VIZSERVICE'].methods_by_name['GetDashboard']._serialized_options = b'\220\002\001'
+  _globals['_VIZSERVICE'].methods_by_name['GetDashboard']._serialized_options = b'\220\002\001\232\341\030\013\n\t\n\001\001\022\004name'
   _globals['_VIZSERVICE'].methods_by_name['ListDashboards']._loaded_options = None
-  _globals['_VIZSERVICE'].methods_by_name['ListDashboards']._serialized_options = b'\220\002\001'
+  _globals['_VIZSERVICE'].methods_by_name['ListDashboards']._serialized_options = b'\220\002\001\232\341\030\r\n\013\n\001\001\022\006parent'
   _globals['_VIZSERVICE'].methods_by_name['DeleteDashboard']._loaded_options = None
-  _globals['_VIZSERVICE'].methods_by_name['DeleteDashboard']._serialized_options = b'\220\002\002'
+  _globals['_VIZSERVICE'].methods_by_name['DeleteDashboard']._serialized_options = b'\220\002\002\232\341\030\013\n\t\n\001\002\022\004name'
   _globals['_VIZSERVICE'].methods_by_name['RenderChart']._loaded_options = None
-  _globals['_VIZSERVICE'].methods_by_name['RenderChart']._serialized_options = b'\220\002\001'
-  _globals['_RENDERFORMAT']._serialized_start=1518
-  _globals['_RENDERFORMAT']._serialized_end=1634
-  _globals['_DASHBOARD']._serialized_start=146
-  _globals['_DASHBOARD']._serialized_end=338
-  _globals['_PUTDASHBOARDREQUEST']._serialized_start=340
-  _globals['_PUTDASHBOARDREQUEST']._serialized_end=440
-  _globals['_PUTDASHBOARDRESPONSE']._serialized_start=442
-  _globals['_PUTDASHBOARDRESPONSE']._serialized_end=511
-  _globals['_GETDASHBOARDREQUEST']._serialized_start=513
-  _globals['_GETDASHBOARDREQUEST']._serialized_end=554
-  _globals['_GETDASHBOARDRESPONSE']._serialized_start=556
-  _globals['_GETDASHBOARDRESPONSE']._serialized_end=625
-  _globals['_LISTDASHBOARDSREQUEST']._serialized_start=627
-  _globals['_LISTDASHBOARDSREQUEST']._serialized_end=705
-  _globals['_LISTDASHBOARDSRESPONSE']._serialized_start=707
-  _globals['_LISTDASHBOARDSRESPONSE']._serialized_end=804
-  _globals['_DELETEDASHBOARDREQUEST']._serialized_start=806
-  _globals['_DELETEDASHBOARDREQUEST']._serialized_end=890
-  _globals['_DELETEDASHBOARDRESPONSE']._serialized_start=892
-  _globals['_DELETEDASHBOARDRESPONSE']._serialized_end=917
-  _globals['_RENDERCHARTREQUEST']._serialized_start=920
-  _globals['_RENDERCHARTREQUEST']._serialized_end=1071
-  _globals['_RENDERCHARTRESPONSE']._serialized_start=1074
-  _globals['_RENDERCHARTRESPONSE']._serialized_end=1245
-  _globals['_RENDERHEADER']._serialized_start=1248
-  _globals['_RENDERHEADER']._serialized_end=1428
-  _globals['_RENDERHEADER_VERSIONSENTRY']._serialized_start=1381
-  _globals['_RENDERHEADER_VERSIONSENTRY']._serialized_end=1428
-  _globals['_RENDERCHUNK']._serialized_start=1430
-  _globals['_RENDERCHUNK']._serialized_end=1473
-  _globals['_RENDEREND']._serialized_start=1475
-  _globals['_RENDEREND']._serialized_end=1516
-  _globals['_VIZSERVICE']._serialized_start=1637
-  _globals['_VIZSERVICE']._serialized_end=2153
+  _globals['_VIZSERVICE'].methods_by_name['RenderChart']._serialized_options = b'\220\002\001\232\341\030\020\n\016\n\001\001\022\tdashboard'
+  _globals['_RENDERFORMAT']._serialized_start=1550
+  _globals['_RENDERFORMAT']._serialized_end=1666
+  _globals['_DASHBOARD']._serialized_start=178
+  _globals['_DASHBOARD']._serialized_end=370
+  _globals['_PUTDASHBOARDREQUEST']._serialized_start=372
+  _globals['_PUTDASHBOARDREQUEST']._serialized_end=472
+  _globals['_PUTDASHBOARDRESPONSE']._serialized_start=474
+  _globals['_PUTDASHBOARDRESPONSE']._serialized_end=543
+  _globals['_GETDASHBOARDREQUEST']._serialized_start=545
+  _globals['_GETDASHBOARDREQUEST']._serialized_end=586
+  _globals['_GETDASHBOARDRESPONSE']._serialized_start=588
+  _globals['_GETDASHBOARDRESPONSE']._serialized_end=657
+  _globals['_LISTDASHBOARDSREQUEST']._serialized_start=659
+  _globals['_LISTDASHBOARDSREQUEST']._serialized_end=737
+  _globals['_LISTDASHBOARDSRESPONSE']._serialized_start=739
+  _globals['_LISTDASHBOARDSRESPONSE']._serialized_end=836
+  _globals['_DELETEDASHBOARDREQUEST']._serialized_start=838
+  _globals['_DELETEDASHBOARDREQUEST']._serialized_end=922
+  _globals['_DELETEDASHBOARDRESPONSE']._serialized_start=924
+  _globals['_DELETEDASHBOARDRESPONSE']._serialized_end=949
+  _globals['_RENDERCHARTREQUEST']._serialized_start=952
+  _globals['_RENDERCHARTREQUEST']._serialized_end=1103
+  _globals['_RENDERCHARTRESPONSE']._serialized_start=1106
+  _globals['_RENDERCHARTRESPONSE']._serialized_end=1277
+  _globals['_RENDERHEADER']._serialized_start=1280
+  _globals['_RENDERHEADER']._serialized_end=1460
+  _globals['_RENDERHEADER_VERSIONSENTRY']._serialized_start=1413
+  _globals['_RENDERHEADER_VERSIONSENTRY']._serialized_end=1460
+  _globals['_RENDERCHUNK']._serialized_start=1462
+  _globals['_RENDERCHUNK']._serialized_end=1505
+  _globals['_RENDEREND']._serialized_start=1507
+  _globals['_RENDEREND']._serialized_end=1548
+  _globals['_VIZSERVICE']._serialized_start=1669
+  _globals['_VIZSERVICE']._serialized_end=2277
 # @@protoc_insertion_point(module_scope)

@@ -1,19 +1,24 @@
-"""LookupRows on 1M rows while rows are appended: one key, and a hundred, drawn at random, one call after another.
+"""LookupRows on 1M rows while rows are appended: one key, and a hundred, drawn at random, one call after another, over gRPC.
 
 Another process appends 1,000 rows four times a second, of keys that are there and keys that are new. On Cassandra once from the files and
-once from the derived CQL table.
+once from the derived CQL table, which has to follow those appends at the same time. The aim: one key below 20 ms at p99 from the
+derived table.
+
+What limits it: a look-up at the newest version first asks the log whether there is a newer one (a round trip), then the derived table (one
+more, side by side for several keys); its tail is made by the appends' own work on the same cores, in the node and in the service.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import statistics
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +37,9 @@ from millrace.wire.schema import schema_to_proto
 from svc_storage.adapters.cassandra.session import Place, connect
 
 ROWS = 1_000_000
-SECONDS = 20.0
-WARM_S = 5.0
+SECONDS = 15.0
+WARM_S = 4.0
+LONGEST_WARM_S = 45.0
 POINTS = "MILLRACE_STORAGE_CASSANDRA_CONTACT_POINTS"
 SCHEMA = pa.schema(
     [
@@ -53,11 +59,11 @@ class Case:
 
 
 CASES = (
-    Case("memory", "memory"),
-    Case("local", "local"),
-    Case("s3 (weed)", "s3"),
-    Case("cassandra, files", "cassandra"),
     Case("cassandra, derived CQL table", "cassandra", native=True),
+    Case("cassandra, files", "cassandra"),
+    Case("local", "local"),
+    Case("memory", "memory"),
+    Case("s3 (weed)", "s3"),
 )
 
 
@@ -99,6 +105,7 @@ async def measure(process: serving.Process, case: Case, points: str) -> list[dic
         name = await new_table(connection, native=case.native)
         await connection.channel.close()
         table = client.table(name)
+        print(f"  {case.name}: loading {ROWS:,} rows", file=sys.stderr)
         for start in range(0, ROWS, 100_000):
             await table.append(rows(np.random.default_rng(start).permutation(100_000) + start))
         if case.native:
@@ -145,12 +152,13 @@ async def _looked_up(table: Table, case: Case, count: int) -> dict[str, str]:
         "calls/s": f"{len(took) / SECONDS:,.0f}",
         "p50, ms": f"{cuts[49]:.1f}",
         "p99, ms": f"{cuts[98]:.1f}",
+        "load": f"{os.getloadavg()[0]:.0f}",
     }
 
 
 def main() -> None:
     lines: list[Mapping[str, str]] = []
-    wanted = (*stores.chosen(), "memory")
+    wanted = stores.chosen() if os.environ.get("BENCH_BACKENDS") else (*stores.chosen(), "memory")
     for store in dict.fromkeys(case.store for case in CASES if case.store in wanted):
         with (
             serving.home() as folder,
@@ -160,15 +168,20 @@ def main() -> None:
             for case in CASES:
                 if case.store == store:
                     lines += asyncio.run(measure(process, case, place.get(POINTS, "")))
-                    print(lines[-2:], file=sys.stderr)
+                    _write(lines)
+
+
+def _write(lines: Sequence[Mapping[str, str]]) -> None:
+    """As far as it has got."""
+    print(f"  {lines[-2:]}", file=sys.stderr)
     assert __doc__
     machine = pairs.machine(["pyarrow", "deltalake", "grpcio"])
     pairs.write_section("Look-ups while appending", f"{__doc__}\n{machine}\n\n{pairs.table(lines)}")
 
 
 async def _warm(once: Callable[[], Awaitable[float]]) -> None:
-    """Until indices are in memory and a derived table is filled: as long as calls still get quicker, three minutes at most."""
-    gives_up, quickest = time.perf_counter() + 180.0, [float("inf")] * 2
+    """Until indices are in memory and a derived table is filled: as long as calls still get quicker."""
+    gives_up, quickest = time.perf_counter() + LONGEST_WARM_S, [float("inf")] * 2
     while time.perf_counter() < gives_up:
         calls: list[float] = []
         until = time.perf_counter() + WARM_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,9 @@ from svc_storage.servicers.resources import ResourceServicer
 from svc_storage.servicers.storage import StorageServicer
 from svc_storage.stores import STORES, archive_of
 
+SWITCH_S = 0.0005
+"""A request crosses several threads: at Python's 5 ms each crossing would wait so long for a worker that packs or encodes."""
+
 
 async def compose(settings: Settings, runtime: Runtime) -> Composition:
     clock, files = SystemClock(), ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
@@ -39,7 +43,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     await leases.start()
     address = settings.advertise or runtime.settings.address
     leadership = Leadership(leases, clock, name=uuid.uuid4().hex[:12], address=address)
-    route = CommitClient(runtime.settings.token, runtime.telemetry)
+    route = CommitClient(runtime.settings.token, runtime.telemetry, settings.replica_authority)
     around = Around(
         clock=clock,
         leases=leases,
@@ -76,5 +80,6 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_S)
     run_without_pandas()
     run(ServiceSpec(name="storage", settings=Settings.from_env, compose=compose))

@@ -113,6 +113,9 @@ class Settings:
     direct_files: bool = False  # hand out file:// URLs to callers that prove they see the same disk
     workers: int = 4  # threads for Parquet and log calls, 1–64
     advertise: str = ""  # host:port where the other replicas reach this one; empty: where it listens
+    replica_authority: str = (
+        ""  # what calls to another replica name as their host, where a sidecar routes by it; empty: its address
+    )
     cluster: str = "millrace"  # whose store it is: replicas say the same, another cluster on the same place is refused
     s3: S3Settings = field(default_factory=S3Settings)
     cassandra: CassandraSettings = field(default_factory=CassandraSettings)
@@ -134,6 +137,7 @@ class Settings:
             direct_files=reader.boolean("DIRECT_FILES"),
             workers=reader.integer("WORKERS", 4, low=1, high=64),
             advertise=reader.text("ADVERTISE", ""),
+            replica_authority=reader.text("REPLICA_AUTHORITY", ""),
             cluster=reader.text("CLUSTER", "millrace"),
             s3=S3Settings.read(reader, env, needed=backend == "s3"),
             cassandra=CassandraSettings.read(reader, env, needed=backend == "cassandra"),

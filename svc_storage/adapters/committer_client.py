@@ -30,10 +30,12 @@ DEADLINE_S = 4.0
 
 
 class CommitClient:
-    """A `CommitRoute`. One channel per address, kept. `token`: this service's own."""
+    """A `CommitRoute`. One channel per address, kept. `token`: this service's own. `authority`: the name that a sidecar knows all
+    replicas by; it sends the call on to the address that it was made to."""
 
-    def __init__(self, token: Secret, telemetry: Telemetry) -> None:
+    def __init__(self, token: Secret, telemetry: Telemetry, authority: str = "") -> None:
         self._token, self._telemetry = token, telemetry
+        self._options = [*OPTIONS, *([("grpc.default_authority", authority)] if authority else [])]
         self._channels: dict[str, PeerChannel] = {}
 
     async def send(self, holder: str, table: TableRow, proposal: Proposal) -> Version:
@@ -60,6 +62,6 @@ class CommitClient:
 
     def _channel(self, holder: str) -> PeerChannel:
         if holder not in self._channels:
-            plain = grpc.aio.insecure_channel(holder, options=list(OPTIONS))
+            plain = grpc.aio.insecure_channel(holder, options=self._options)
             self._channels[holder] = PeerChannel(plain, self._token, self._telemetry)
         return self._channels[holder]

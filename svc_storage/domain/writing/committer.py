@@ -163,7 +163,7 @@ class Committer:
                 return found.version
             try:
                 done = await self._commit(lambda: follows(proposal, self.view.head), self._append)
-            except errors.CommitConflict:
+            except (errors.CommitConflict, errors.WriterFenced):
                 if proposal.commit.kind in WHOLE:
                     self._courtesy.refused()
                 raise

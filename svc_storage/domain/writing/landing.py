@@ -40,7 +40,7 @@ UNREACHED_S = 10.0
 """A holder that renews its lease and cannot be reached for so long is passed by: the log decides."""
 LOOK_S = 1.0
 _PAUSE_S = (0.1, 0.3)
-_WHOLE = (CommitKind.MERGE, CommitKind.RESTORE, CommitKind.SCHEMA)
+WHOLE = (CommitKind.MERGE, CommitKind.RESTORE, CommitKind.SCHEMA)
 """Kinds that were decided on the whole of a version: on another one they are decided anew."""
 
 
@@ -169,7 +169,7 @@ def follows(proposal: Proposal, head: Snapshot) -> Commit:
         raise errors.CommitConflict("a file that this commit takes out has left the table")
     if head.schema_id != proposal.schema_id:
         raise errors.CommitConflict("the table's columns changed since this commit was decided")
-    if head.version != proposal.after and (commit.kind in _WHOLE or commit.schema is not None or commit.expire_below):
+    if head.version != proposal.after and (commit.kind in WHOLE or commit.schema is not None or commit.expire_below):
         raise errors.CommitConflict("the table moved on since this commit was decided")
     if commit.kind is CommitKind.APPEND and MERGED in head.writers:
         raise errors.CommitConflict("the table is merged into since this commit was decided")

@@ -131,6 +131,7 @@ def java_command(jars: Path, folder: Path, heap: str) -> Sequence[str]:
             "-Dcassandra.superuser_setup_delay_ms=0",
             "-Dcassandra.ring_delay_ms=1000",
             "-Dcassandra.migration_delay_ms=1000",
+            "-Dcassandra.schema_pull_interval_ms=1000",
             f"-javaagent:{jamm}",
         ),
         *(f"-Dcassandra.config=file://{folder}/conf/cassandra.yaml", f"-Dcassandra.storagedir={folder}"),

@@ -79,7 +79,10 @@ def _there(session: Session) -> None:
         except errors.Unexpected as unknown:
             if "does not exist" not in unknown.message or time.monotonic() > until:
                 raise
-            time.sleep(0.1)
+        except errors.StoreUnavailable:  # one of the nodes that it asked does not know it
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)
 
 
 def migrate(session: Session, known: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -157,5 +160,12 @@ def _settled(session: Session, cql: str, *values: object) -> Row | None:
 
 
 def _value(session: Session, key: str) -> str:
-    rows = session.wait(_GET, key, serial=True)
-    return str(rows[0][0]) if rows else ""
+    until = time.monotonic() + THERE_S
+    while True:
+        try:
+            rows = session.wait(_GET, key, serial=True)
+            return str(rows[0][0]) if rows else ""
+        except errors.StoreUnavailable:  # as in `_there`: nodes learn of a new table one after another
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)

@@ -10,6 +10,9 @@ from millrace.storage.v1 import lookup_pb2 as pb
 from svc_storage.convert import lookup as convert
 from svc_storage.domain.reading.lookup import Lookups
 
+ASIDE_BYTES = 64 * 1024
+"""Larger answers are encoded on a worker thread."""
+
 
 class LookupRpcs:
     """`pool`: threads for encoding."""
@@ -20,4 +23,6 @@ class LookupRpcs:
     async def LookupRows(self, request: pb.LookupRowsRequest, context: Any) -> pb.LookupRowsResponse:
         target = await self._lookups.pin(convert.wish_from(request))
         found = await self._lookups.find(target, convert.keys_from(request, target.keys))
+        if found.rows.nbytes < ASIDE_BYTES:
+            return convert.response(found, request)
         return await asyncio.get_running_loop().run_in_executor(self._encoding, convert.response, found, request)

@@ -28,7 +28,8 @@ from svc_storage.ports import KeyRows, KeyTableState, Version
 BATCH_ROWS = 100
 BATCH_BYTES = 40_000
 """Below the 50 KiB at which a node refuses an unlogged batch."""
-IN_FLIGHT = 64
+IN_FLIGHT, FIRST_IN_FLIGHT = 64, 8
+"""Batches under way: few for a commit's rows, so that look-ups meanwhile find the nodes at leisure, more the longer it goes on."""
 READS = 128
 GATHERED_ROWS = 131_072
 BUCKET_BYTES = 8 << 20
@@ -181,6 +182,7 @@ class _Flight:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._waiting: deque[tuple[Pending, int]] = deque()
+        self._sent = 0
 
     def __enter__(self) -> _Flight:
         return self
@@ -199,8 +201,9 @@ class _Flight:
         start = 0
         for end in ends:
             for part, size in _parts(rows[start:end]):
-                if len(self._waiting) >= IN_FLIGHT:
+                if len(self._waiting) >= min(IN_FLIGHT, FIRST_IN_FLIGHT + self._sent // FIRST_IN_FLIGHT**2):
                     self._one()
+                self._sent += 1
                 self._session.writes.take(size)
                 try:
                     self._waiting.append((self._session.start_batch(cql, part), size))

@@ -103,6 +103,19 @@ class Life:
     rig: Rig
     table: OpenTable
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+    turns: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        committer: Any = self.table.committer
+        turn = committer.turn
+
+        async def noted(work: Callable[[], Any]) -> Any:
+            me = asyncio.current_task()
+            assert me is not None
+            self.turns.add(me)
+            return await turn(work)
+
+        committer.turn = noted
 
     async def end(self) -> None:
         committer = self.table.committer._task
@@ -114,6 +127,11 @@ class Life:
         if committer:
             await asyncio.wait([committer])
         self.table.committer._finish(errors.StreamDraining("dead"))  # nobody waits for a turn of it any more
+        # Except for the one that it was in: a process would have died with it.
+        unfinished = [task for task in self.turns if not task.done() and task is not asyncio.current_task()]
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 async def play(plan: Plan, folder: Path) -> tuple[Verdict, int]:

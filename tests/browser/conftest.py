@@ -45,6 +45,16 @@ class Visit:
             before = self.page.url
         raise AssertionError(f"the address never came to rest: {before}")
 
+    async def settled(self, expression: str) -> Any:
+        """Its value once that has stayed the same for a while."""
+        before = await self.page.evaluate(expression)
+        for _ in range(40):
+            await self.page.wait_for_timeout(300)
+            if (now := await self.page.evaluate(expression)) == before:
+                return now
+            before = now
+        raise AssertionError(f"never came to rest: {before}")
+
     async def text(self, selector: str) -> str:
         return " ".join((await self.page.inner_text(selector)).split())
 

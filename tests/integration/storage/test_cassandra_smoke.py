@@ -17,16 +17,16 @@ from svc_storage.adapters.cassandra.objects import PARTITION_BYTES, PIECE_BYTES
 from svc_storage.adapters.cassandra.session import Session
 from svc_storage.adapters.cassandra.store import open_session
 from tests.integration.storage.on_cassandra import WIDE, Table, append, session_in, stored, table_in, wide_rows
-from tests.servers.cassandra import place, running
+from tests.servers.cassandra import place, shared_cassandra
 
 pytestmark = [pytest.mark.needs("cassandra"), pytest.mark.timeout(300)]
 IDS = pa.schema([pa.field("id", pa.int64())])
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Cassandra]:
-    with running() as cluster:
-        yield cluster
+def node() -> Cassandra:
+    """The session's own, although it is killed here: it is back when that test ends, and who uses it later goes on."""
+    return shared_cassandra()
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,8 @@ async def test_a_full_disk(disk: Path, home: Path, place: Any, why: str) -> None
         assert (reason, pause_s >= 1) == (why, True)
         there = await ids(served)
         assert there == list(range(len(there))), "what is there is read"
-        await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):  # and meanwhile the writer waits
+            await asyncio.wait_for(asyncio.shield(pushing), 0.2)
         filler.unlink()
         await asyncio.wait_for(pushing, 60)
         assert await ids(served) == list(range(BATCHES * ROWS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from millrace import errors
 
 JOURNAL = "MILLRACE_FSYNC_JOURNAL"
 COMMITTED_MODE = 0o444
+_numbers = itertools.count()
 
 
 def fsync_file(path: Path) -> None:
@@ -64,6 +66,19 @@ def put(path: Path, content: bytes) -> None:
         raise
     _note("file", path, len(content))
     fsync_folder(path.parent)
+
+
+def put_new(path: Path, content: bytes) -> bool:
+    """Blocking. Makes `path` with `content`, whole, where there is none; False where there is one. Not yet durable."""
+    temporary = path.with_name(f"{path.name}#{os.getpid()}.{next(_numbers)}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def move_aside(path: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, Schema
@@ -31,6 +31,8 @@ from svc_storage.ports import (
 
 KEY = "millrace"
 EPOCH_SHIFT = 40
+_PLAIN = "/~!$&'()+,:;@="
+"""What delta-rs leaves as it is in a path: readers compare paths as they are written."""
 _LEVEL = re.compile(r"l(\d)-")
 
 
@@ -55,6 +57,58 @@ def encode_record(commit: Commit) -> str:
             "parts": [len(commit.adds), len(commit.removes), len(commit.writers) + has_own_txn(commit)],
         }
     )
+
+
+def encode_log_file(version: Version, commit: Commit, *, now_ms: int) -> bytes:
+    """`_delta_log/N.json` as delta-rs writes it, of a commit that leaves the columns as they are. Raises ValueError for statistics that
+    are no JSON: they would poison the table."""
+    changed = commit.kind is not CommitKind.COMPACT
+    writers = [(name, txn_version(state)) for name, state in commit.writers.items()]
+    if has_own_txn(commit):
+        writers.append(("millrace.compact", version))
+    for file in commit.adds:
+        json.loads(file.stats_json, parse_constant=_refuse)
+    actions: list[Mapping[str, Any]] = [
+        {
+            "commitInfo": {
+                "timestamp": now_ms,
+                "operation": "WRITE",
+                "operationParameters": {"mode": "Append", "partitionBy": "[]"},
+                "engineInfo": "millrace",
+                KEY: encode_record(commit),
+            }
+        }
+    ]
+    actions += ({"add": _add(file, changed)} for file in commit.adds)
+    actions += ({"remove": _remove(file, changed, now_ms)} for file in commit.removes)
+    actions += ({"txn": {"appId": name, "version": number, "lastUpdated": now_ms}} for name, number in writers)
+    return "\n".join(map(_dumps, actions)).encode()
+
+
+def _add(file: DataFile, changed: bool) -> Mapping[str, Any]:
+    return {
+        "path": quote(file.path, safe=_PLAIN),
+        "partitionValues": {},
+        "size": file.size_bytes,
+        "modificationTime": file.modified_ms,
+        "dataChange": changed,
+        "stats": file.stats_json,
+    }
+
+
+def _remove(file: DataFile, changed: bool, now_ms: int) -> Mapping[str, Any]:
+    return {
+        "path": quote(file.path, safe=_PLAIN),
+        "dataChange": changed,
+        "deletionTimestamp": now_ms,
+        "extendedFileMetadata": True,
+        "partitionValues": {},
+        "size": file.size_bytes,
+    }
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} in statistics")
 
 
 def has_own_txn(commit: Commit) -> bool:

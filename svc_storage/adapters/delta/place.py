@@ -42,12 +42,8 @@ class Place(Protocol):
     deletes_at_once: int
     whole: bool
 
-    @property
-    def number(self) -> int:
-        """Changes when a handle that was opened before is of no use any more."""
-
-    def handle(self) -> DeltaTable:
-        """The table as it is now, opened anew."""
+    def handle(self, version: Version | None = None) -> DeltaTable:
+        """The table at a version (None: as it is now), opened anew."""
 
     def create(self, schema: pa.Schema, properties: CommitProperties) -> None:
         """Version 0, where there is none."""
@@ -65,6 +61,11 @@ class Place(Protocol):
 
     def put(self, name: str, content: bytes) -> None:
         """Replaces a file, whole or not at all; durable when it returns."""
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Puts a file that nobody put yet, whole or not at all; `content` has an id in it that is the caller's alone. False: one is there.
+
+        Durable only after `keep`. Raises OutcomeUnknown when it may still happen."""
 
     def keep(self, names: Sequence[str], folders: Sequence[str]) -> None:
         """Makes durable: the bytes of these files, then what is in these folders and what is not ("": the table's own)."""
@@ -87,13 +88,12 @@ class LocalPlace:
 
     deletes_at_once = 1
     whole = False
-    number = 0
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def handle(self) -> DeltaTable:
-        return DeltaTable(self._root)
+    def handle(self, version: Version | None = None) -> DeltaTable:
+        return DeltaTable(self._root, version)
 
     def create(self, schema: pa.Schema, properties: CommitProperties) -> None:
         first = self._root / LOG / log_name(0)
@@ -121,6 +121,9 @@ class LocalPlace:
 
     def put(self, name: str, content: bytes) -> None:
         disk.put(self._root / name, content)
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        return disk.put_new(self._root / name, content)
 
     def keep(self, names: Sequence[str], folders: Sequence[str]) -> None:
         for name in names:

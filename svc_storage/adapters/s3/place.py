@@ -11,6 +11,7 @@ from deltalake import CommitProperties, DeltaTable
 from millrace import errors
 from svc_storage.adapters.delta.place import LOG, QUARANTINE, create_table, log_name
 from svc_storage.adapters.s3.objects import Objects
+from svc_storage.ports import Version
 
 READS_AT_ONCE = 16
 # How deltalake words what the store, not the commit, is to blame for.
@@ -25,7 +26,7 @@ _STORE_FAULTS = (
 
 
 class S3Place:
-    """`objects`: those of the table. A commit is a conditional put by deltalake, tried once."""
+    """`objects`: those of the table. A commit is a conditional put, tried once."""
 
     deletes_at_once = 1000
     whole = True
@@ -33,12 +34,8 @@ class S3Place:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
-    @property
-    def number(self) -> int:
-        return self._objects.keys().number
-
-    def handle(self) -> DeltaTable:
-        return DeltaTable(self._objects.url, storage_options=self._options())
+    def handle(self, version: Version | None = None) -> DeltaTable:
+        return DeltaTable(self._objects.url, version, storage_options=self._options())
 
     def create(self, schema: pa.Schema, properties: CommitProperties) -> None:
         first = f"{LOG}/{log_name(0)}"
@@ -71,6 +68,9 @@ class S3Place:
 
     def put(self, name: str, content: bytes) -> None:
         self._objects.put(name, content)
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        return self._objects.put_if_absent(name, content)
 
     def keep(self, names: Sequence[str], folders: Sequence[str]) -> None:
         """It is durable already."""

@@ -312,9 +312,12 @@ class Opened:
         return self._open.get(uid)
 
     async def check_rows(self) -> None:
-        """What other replicas did to the tables that are open here: new definitions rule, deleted ones end."""
-        for table in self.now_open() if self._backend.shared else ():
-            row = await self._catalog.get_table(table.row.name)
+        """What other replicas did to the tables that are open here: new definitions rule, deleted ones end.
+
+        Asked together: the catalog looks at its log once for all of them."""
+        tables = self.now_open() if self._backend.shared else ()
+        rows = await asyncio.gather(*(self._catalog.get_table(table.row.name) for table in tables))
+        for table, row in zip(tables, rows, strict=True):
             if row is None or row.uid != table.row.uid:
                 await self.forget(table.row.uid)
             elif row.etag != table.row.etag:

@@ -1,8 +1,9 @@
 """A table's view follows its log: this replica's own commits, and what others committed meanwhile.
 
 Neither S3 nor Cassandra tells replica B what A did, so B looks: before a read that wants the newest version, and four to ten times a
-second while somebody watches. Publishing is one step on the event loop and only ever adds the log's next commits, so it may happen
-between any two awaits of the committer; whoever decided on an older head loses the race for its number and decides anew.
+second while somebody watches, twice where nothing happens. Publishing is one step on the event loop and only ever adds the log's next
+commits, so it may happen between any two awaits of the committer; whoever decided on an older head loses the race for its number and
+decides anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from svc_storage.ports import CommitLog, Committed, LogTrimmed
 
 PROBE_S = (0.1, 0.25)
 """Between two looks at the log of a watched table, evenly spread so that replicas do not look in step."""
+QUIET_PROBE_S = (0.4, 0.7)
+"""The same where nothing came for `QUIET_S`: each look costs the store two requests, and a second is what is promised."""
+QUIET_S = 5.0
 LINGER_S = 1.0
 """A watcher that takes in what came is back by then."""
 _log = logging.getLogger(__name__)
@@ -103,11 +107,15 @@ class Following:
 
     async def _keep_looking(self) -> None:
         clock = asyncio.get_running_loop().time
-        seen, pause_s = clock(), 0.0
+        seen, moved, pause_s = clock(), clock(), 0.0
+        head = self._view.head.version
         while clock() - seen < LINGER_S:
             if self._watchers:
                 seen = clock()
-            await asyncio.sleep(random.uniform(*PROBE_S) + pause_s)
+            if head != self._view.head.version:
+                head, moved = self._view.head.version, clock()
+            quiet = clock() - moved > QUIET_S
+            await asyncio.sleep(random.uniform(*(QUIET_PROBE_S if quiet else PROBE_S)) + pause_s)
             try:
                 await self.look()
                 pause_s = 0.0

@@ -72,7 +72,7 @@ def test_paths_are_written_as_delta_writes_them(place: LocalPlace) -> None:
 @pytest.mark.parametrize("stats", ['{"maxValues":{"a":NaN}}', '{"maxValues":{"a":-Infinity}}', "", "{"])
 def test_statistics_that_are_no_json_are_refused(stats: str) -> None:
     poison = commit(CommitKind.APPEND, adds=(DataFile("l0-a.parquet", 1, 1, stats_json=stats),))
-    with pytest.raises(ValueError, match="statistics|Expecting"):
+    with pytest.raises(ValueError, match=r"statistics|Expecting"):
         codec.encode_log_file(1, poison, now_ms=0)
 
 

@@ -19,6 +19,9 @@ from millrace.laptop.servers.process import Process, free_loopback_ports
 
 BUCKET = "millrace"
 START_LIMIT_S = 30.0
+RING_LIMIT_S = 5.0
+"""A server of another release may not say that its gateway knows the ring."""
+_RING = b"LockRing: s3@"
 HOST = "127.0.0.1"
 _TRIES = 3
 """A free port may be taken before the server binds it."""
@@ -43,6 +46,8 @@ class Weed:
         self.keys = keys or (Keys(),)
         self._ports: dict[str, int] = {}
         self._process: Process | None = None
+        self._console = folder / "weed.log"
+        self._said = 0  # bytes of the console by earlier starts
 
     @property
     def pid(self) -> int:
@@ -102,7 +107,8 @@ class Weed:
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write_keys()
-        self._process = Process(self._command(), folder=self.folder, console=self.folder / "weed.log")
+        self._said = self._console.stat().st_size if self._console.exists() else 0
+        self._process = Process(self._command(), folder=self.folder, console=self._console)
         self._process.start()
         try:
             self._wait()
@@ -115,10 +121,21 @@ class Weed:
         until = time.monotonic() + START_LIMIT_S
         while not self.answers():
             if not self._process.pid:
-                raise UpFailed(f"weed ended: {self._process.last_words()}", log=str(self.folder / "weed.log"))
+                raise UpFailed(f"weed ended: {self._process.last_words()}", log=str(self._console))
             if time.monotonic() > until:
-                raise UpFailed(f"weed does not answer after {START_LIMIT_S:.0f} s", log=str(self.folder / "weed.log"))
+                raise UpFailed(f"weed does not answer after {START_LIMIT_S:.0f} s", log=str(self._console))
             time.sleep(0.02)
+        until = time.monotonic() + RING_LIMIT_S
+        while not self._knows_its_ring() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _knows_its_ring(self) -> bool:
+        """Until the master has told the gateway which filer owns which key, about a second after the filer joined, a conditional put is
+        ordered by a lock of all filers, afterwards by its owner. Neither knows of the other: of two that are under way in this moment
+        both may win."""
+        with self._console.open("rb") as console:
+            console.seek(self._said)
+            return _RING in console.read()
 
     def _command(self) -> list[str]:
         options = {
@@ -137,7 +154,13 @@ class Weed:
             "s3.localSocket": str(self.folder / "s.sock"),
             "bucket": self.bucket,
         }
-        return [*self._through, str(executable()), "mini", *(f"-{name}={value}" for name, value in options.items())]
+        return [
+            *self._through,
+            str(executable()),
+            "-logtostderr=true",
+            "mini",
+            *(f"-{name}={value}" for name, value in options.items()),
+        ]
 
     @property
     def _keys_file(self) -> Path:

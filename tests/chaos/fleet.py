@@ -27,7 +27,7 @@ from tests.chaos.power import lose_power
 from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_LIMIT_S = 60.0
+READY_LIMIT_S = 150.0
 POLL_S = 0.02
 
 

@@ -21,7 +21,7 @@ from millrace.client.tables import Table
 from millrace.errors import MillraceError
 from millrace.storage.v1 import storage_pb2, storage_pb2_grpc
 from millrace.wire.schema import schema_to_proto
-from tests.chaos.fleet import EpisodeFailed, Fleet, Service
+from tests.chaos.fleet import READY_LIMIT_S, EpisodeFailed, Fleet, Service
 from tests.chaos.nursery import Nursery
 from tests.chaos.plan import Fate
 from tests.chaos.proxy import Proxy
@@ -34,7 +34,7 @@ from tests.chaos.stores.verdict import Verdict, judge
 from tests.chaos.stores.writers import Writer
 from tests.contract.storage.backends import NAME, SCHEMA
 
-LIMIT_S = 240
+LIMIT_S = 360
 LEAST_ROWS = 300
 KEPT = ROOT / "build" / "stores"
 
@@ -212,7 +212,7 @@ class Episode:
         stub: Any = storage_pb2_grpc.StorageServiceStub(person.channel)
         table = storage_pb2.Table(name=NAME, schema=schema_to_proto(SCHEMA), event_time_column="at")
         request = storage_pb2.CreateTableRequest(request_id=f"create-{self.plan.seed}", table=table)
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + READY_LIMIT_S
         while True:
             try:
                 await stub.CreateTable(request, metadata=person.metadata(), timeout=5)

@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 from millrace.laptop.servers import cassandra_files
+from tools import infra_tools
 
 CHROMIUM = "MILLRACE_CHROMIUM"
 KEPT = {CHROMIUM}
@@ -48,6 +49,7 @@ TOOLS: dict[str, Callable[[], object]] = {
     "cassandra": functools.cache(_has_cassandra),
     "chromium": chromium_path,
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
+    "kustomize": lambda: infra_tools.tool("kustomize").made() or shutil.which("go"),
     "postgres": _runs_as_others,
     "strace": lambda: shutil.which("strace"),
 }

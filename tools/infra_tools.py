@@ -276,28 +276,32 @@ def tool(name: str) -> Tool:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Two builds at once would do everything twice: the second waits, then finds it done."""
+def alone(name: str) -> Iterator[None]:
+    """Two that make one tool at once would do everything twice: the second waits, then finds it done."""
     cache().mkdir(parents=True, exist_ok=True)
-    with (cache() / "lock").open("w") as lock:
+    with (cache() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def make(wanted: Tool) -> str:
-    """Makes it where it is missing. A line about it."""
-    if (noted := wanted.made()) is not None:
-        return f"{wanted.name} {wanted.version}: here"
+    """Makes it where it is missing. A line about it. Raises Refused."""
+    if wanted.made() is None:
+        with alone(wanted.name):
+            if wanted.made() is None:
+                return make_anew(wanted)
+    return f"{wanted.name} {wanted.version}: here"
+
+
+def make_anew(wanted: Tool) -> str:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=cache(), prefix=f"making-{wanted.name}-") as temporary:
         folder = Path(temporary) / "made"
         folder.mkdir()
         wanted.make(folder)
         seconds = round(time.monotonic() - started, 1)
-        noted = {"recipe": wanted.recipe, "seconds": seconds}
-        noted["sha256"] = {
-            program: hashlib.sha256((folder / program).read_bytes()).hexdigest() for program in wanted.programs
-        }
+        sums = {program: hashlib.sha256((folder / program).read_bytes()).hexdigest() for program in wanted.programs}
+        noted = {"recipe": wanted.recipe, "seconds": seconds, "sha256": sums}
         (folder / "made.json").write_text(json.dumps(noted, indent=1) + "\n")
         shutil.rmtree(wanted.folder, ignore_errors=True)
         folder.rename(wanted.folder)
@@ -331,13 +335,12 @@ def main(words: list[str]) -> int:
             told = f"{noted['seconds']} s, {each.folder / each.programs[0]}" if noted else "missing"
             print(f"{each.name} {each.version}: {told}")
         return 0
-    with alone():
-        for each in wanted:
-            try:
-                print(make(each), flush=True)
-            except Refused as refused:
-                failed += 1
-                print(f"{each.name} {each.version}: NOT MADE: {refused}", file=sys.stderr, flush=True)
+    for each in wanted:
+        try:
+            print(make(each), flush=True)
+        except Refused as refused:
+            failed += 1
+            print(f"{each.name} {each.version}: NOT MADE: {refused}", file=sys.stderr, flush=True)
     return min(failed, 1)
 
 

@@ -6,8 +6,12 @@ we know of that version) and Delta's checkpoint of the same version (all that a 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from millrace.failpoints import failpoint
@@ -63,6 +67,20 @@ def trim(place: Place, floor: Version) -> None:
     place.delete([f"{LOG}/{name}" for name in names if ".json#" in name])
     place.keep([], [LOG])
     place.delete([_record(version) for version in sorted(_recorded(place)) if version < floor])
+
+
+def strip(place: Place, versions: Sequence[Version]) -> None:
+    """Blocking. Takes the files that had left out of Delta's checkpoints: only who removes files by the newest one asks for them, and in a
+    table that is compacted all day they take more room than the rest of the log."""
+    for version in versions:
+        name = f"{LOG}/{_name(version)}"
+        with contextlib.suppress(FileNotFoundError):
+            actions = pq.read_table(pa.BufferReader(place.read(name)))
+            kept = actions.filter(pc.is_null(actions["remove"]))
+            if kept.num_rows < actions.num_rows:
+                out = pa.BufferOutputStream()
+                pq.write_table(kept, out)
+                place.put(name, out.getvalue().to_pybytes())
 
 
 def drop(place: Place, versions: Sequence[Version]) -> None:

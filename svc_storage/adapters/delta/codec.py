@@ -42,26 +42,30 @@ def txn_version(writer: WriterState) -> int:
 
 
 def encode_record(commit: Commit) -> str:
-    """The commit's own words, for commitInfo."""
+    """The commit's own words, for commitInfo; what it has nothing of is left out."""
+    said = {
+        "writers": {name: _writer(state) for name, state in commit.writers.items()},
+        "dead": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters],
+        "schema_id": commit.schema_id,
+        "trace": commit.trace_context,
+        **_ended(commit),
+    }
     return _dumps(
         {
-            **_ended(commit),
             "id": commit.id,
             "kind": commit.kind.value,
             "time": commit.time_us,
-            "writers": {name: _writer(state) for name, state in commit.writers.items()},
-            "dead": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters],
-            "schema_id": commit.schema_id,
+            **{name: value for name, value in said.items() if value},
             "high": commit.event_time_high_us,
-            "trace": commit.trace_context,
             "parts": [len(commit.adds), len(commit.removes), len(commit.writers) + has_own_txn(commit)],
         }
     )
 
 
 def encode_log_file(version: Version, commit: Commit, *, now_ms: int) -> bytes:
-    """`_delta_log/N.json` as delta-rs writes it, of a commit that leaves the columns as they are. Raises ValueError for statistics that
-    are no JSON: they would poison the table."""
+    """`_delta_log/N.json` as delta-rs writes it, less what no reader needs, of a commit that leaves the columns as they are.
+
+    Raises ValueError for statistics that are no JSON: they would poison the table."""
     changed = commit.kind is not CommitKind.COMPACT
     writers = [(name, txn_version(state)) for name, state in commit.writers.items()]
     if has_own_txn(commit):
@@ -73,15 +77,13 @@ def encode_log_file(version: Version, commit: Commit, *, now_ms: int) -> bytes:
             "commitInfo": {
                 "timestamp": now_ms,
                 "operation": "WRITE",
-                "operationParameters": {"mode": "Append", "partitionBy": "[]"},
-                "engineInfo": "millrace",
                 KEY: encode_record(commit),
             }
         }
     ]
     actions += ({"add": _add(file, changed)} for file in commit.adds)
     actions += ({"remove": _remove(file, changed, now_ms)} for file in commit.removes)
-    actions += ({"txn": {"appId": name, "version": number, "lastUpdated": now_ms}} for name, number in writers)
+    actions += ({"txn": {"appId": name, "version": number}} for name, number in writers)
     return "\n".join(map(_dumps, actions)).encode()
 
 
@@ -101,8 +103,6 @@ def _remove(file: DataFile, changed: bool, now_ms: int) -> Mapping[str, Any]:
         "path": quote(file.path, safe=_PLAIN),
         "dataChange": changed,
         "deletionTimestamp": now_ms,
-        "extendedFileMetadata": True,
-        "partitionValues": {},
         "size": file.size_bytes,
     }
 
@@ -118,12 +118,11 @@ def has_own_txn(commit: Commit) -> bool:
 
 def _ended(commit: Commit) -> Mapping[str, Any]:
     """What an expiry or an erasure says beside its files."""
-    found = {
+    return {
         "gone": [[file.path, file.size_bytes, file.row_count] for file in commit.dead_letters_removed],
         "expire": commit.expire_below,
         "gone_us": commit.gone_us,
     }
-    return {name: value for name, value in found.items() if value}
 
 
 def creation(uid: str, time_us: int) -> CommitProperties:

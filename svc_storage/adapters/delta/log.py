@@ -197,7 +197,9 @@ class DeltaLog:
 
     def _checkpoint(self, snapshot: Snapshot, removed_us: Mapping[str, int]) -> None:
         with self._guard:
+            before = checkpoint.versions(self._place)[-1:]
             checkpoint.write(self._place, self._place.handle(snapshot.version), snapshot, removed_us)
+            checkpoint.strip(self._place, [version for version in before if version < snapshot.version])
 
     async def _run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         try:

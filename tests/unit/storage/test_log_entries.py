@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
 
 from svc_storage.adapters import disk
-from svc_storage.adapters.delta import codec
+from svc_storage.adapters.delta import checkpoint, codec
 from svc_storage.adapters.delta.place import LOG, NO_HOOKS, LocalPlace, log_name
 from svc_storage.ports import Commit, CommitKind, DataFile, WriterState
 
@@ -32,6 +33,10 @@ def append(place: LocalPlace, version: int, commit: Commit) -> bool:
     return place.put_new(f"{LOG}/{log_name(version)}", codec.encode_log_file(version, commit, now_ms=5))
 
 
+def files_of(table: DeltaTable) -> list[dict[str, Any]]:
+    return pa.table(table.get_add_actions(flatten=True)).sort_by("path").to_pylist()
+
+
 def commit(kind: CommitKind, **parts: Any) -> Commit:
     return Commit(id=f"{kind}", kind=kind, time_us=7, **parts)
 
@@ -44,7 +49,7 @@ def test_delta_reads_files_and_writers(place: LocalPlace) -> None:
     assert append(place, 2, commit(CommitKind.COMPACT, adds=(whole,), removes=(gone,)))
 
     table = place.handle()
-    found = pa.table(table.get_add_actions(flatten=True)).sort_by("path").to_pylist()
+    found = files_of(table)
     assert [(one["path"], one["size_bytes"], one["num_records"], one["max.a"]) for one in found] == [
         ("l0-a.parquet", 10, 2, 2),
         ("l1-c.parquet", 12, 2, 2),
@@ -58,7 +63,7 @@ def test_paths_are_written_as_delta_writes_them(place: LocalPlace) -> None:
     place.handle().create_write_transaction(
         [AddAction(ODD, 1, {}, 0, True, STATS)],
         "append",
-        DeltaTable(place.handle().table_uri).schema(),
+        place.handle().schema(),
         commit_properties=CommitProperties(max_commit_retries=0),
         post_commithook_properties=NO_HOOKS,
     )
@@ -80,3 +85,20 @@ def test_the_first_wins_and_stays_as_it_was(tmp_path: Path) -> None:
     assert disk.put_new(tmp_path / "x.json", b"one")
     assert not disk.put_new(tmp_path / "x.json", b"two")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("x.json", b"one")]
+
+
+def test_an_older_checkpoint_keeps_the_table_and_not_what_left(place: LocalPlace) -> None:
+    gone, kept = DataFile("l0-a.parquet", 10, 2, stats_json=STATS), DataFile("l0-b.parquet", 11, 2, stats_json=STATS)
+    assert append(place, 1, commit(CommitKind.APPEND, adds=(gone, kept), writers={"w": WriterState(1, 4)}))
+    assert append(place, 2, commit(CommitKind.APPEND, removes=(gone,), writers={"w": WriterState(1, 5)}))
+    before = place.handle(2)
+    before.create_checkpoint()
+    checkpoint.strip(place, [2, 7])
+    place.delete([f"{LOG}/{log_name(version)}" for version in range(3)])
+    after = place.handle(2)
+    assert after.file_uris() == before.file_uris() != []
+    assert files_of(after) == files_of(before) != []
+    assert after.transaction_version("w") == codec.txn_version(WriterState(1, 5))
+    assert after.metadata().configuration == before.metadata().configuration
+    (name,) = checkpoint.checkpoints_among(place.names(LOG))
+    assert pq.read_table(pa.BufferReader(place.read(f"{LOG}/{name}")))["remove"].null_count == 4  # adds, txn, …

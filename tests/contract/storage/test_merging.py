@@ -122,6 +122,18 @@ async def test_an_older_row_is_ignored(rig: Rig) -> None:
     assert held(table) == {1: ("new", 5), 2: ("same", 5)}
 
 
+async def test_a_delete_forgets_its_sequence_and_a_marked_row_does_not(rig: Rig) -> None:
+    """The limit of docs/adr/042, and what to do instead."""
+    table = await rig.create(defined())
+    stream = await merger(rig)
+    await merge(stream, table, [up(1, "a", 5), up(2, "b", 5)], [gone(1, 9), up(2, "(deleted)", 9)])
+    ack = await merge(stream, table, [up(1, "late", 7), up(2, "late", 7)])
+    assert held(table) == {1: ("late", 7), 2: ("(deleted)", 9)}
+    assert ack.rows_ignored == 1
+    within = await merge(stream, table, [gone(3, 9), up(3, "late", 7)])  # one commit: the order is the sequence's
+    assert 3 not in held(table) and within.rows_written == 0
+
+
 async def test_without_a_sequence_the_last_one_counts(rig: Rig) -> None:
     table = await rig.create(defined(sequence=""))
     stream = await merger(rig)

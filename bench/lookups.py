@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import statistics
@@ -120,11 +121,15 @@ async def measure(process: serving.Process, case: Case, points: str) -> list[dic
 
 
 def _filled(points: str, uid: str) -> None:
-    """Blocking. Until the derived table is whole."""
+    """Blocking. Until the derived table has all that was loaded: it is whole at first while there is nothing."""
     session = connect(Place(contact_points=tuple(points.split(","))))
     session.use("millrace")
     began = time.perf_counter()
-    while not session.wait("SELECT state FROM key_tables WHERE uid = ?", uid):
+    newest = max(n for (n,) in session.wait("SELECT n FROM commits WHERE uid = ? AND part = 0", uid))
+    while not (
+        (rows := session.wait("SELECT state FROM key_tables WHERE uid = ?", uid))
+        and json.loads(rows[0][0])["through"] >= newest
+    ):
         time.sleep(0.2)
     print(f"  filled after {time.perf_counter() - began:.0f} s", file=sys.stderr)
     session.cluster.shutdown()

@@ -14,6 +14,9 @@ from svc_storage.adapters.delta import checkpoint, codec
 from svc_storage.adapters.delta.place import LOG, Place, log_name
 from svc_storage.ports import Committed, LogTail, Snapshot, Version
 
+AT_ONCE = 16
+"""Entries that are read side by side where the place can."""
+
 
 def settle(place: Place) -> None:
     """Blocking. Afterwards everything that will be served is whole and on the disk."""
@@ -60,13 +63,18 @@ def read(place: Place) -> LogTail:
 def read_commits(place: Place, after: Version) -> Sequence[Committed]:
     """Blocking. The commits after a version, as far as they go without a gap. Raises ValueError for a torn one, OSError."""
     found: list[Committed] = []
+    width = (
+        1  # most looks find one or none; who is behind reads many at once, or would never meet a busy writer's newest
+    )
     while True:
-        version = after + 1 + len(found)
+        first = after + 1 + len(found)
         try:
-            text = place.read(_path(version))
+            texts = place.read_all([_path(first + i) for i in range(width)])
+            for version, text in enumerate(texts, first):
+                found.append(codec.decode_log_file(version, text))
         except FileNotFoundError:
             return found
-        found.append(codec.decode_log_file(version, text))
+        width = min(4 * width, AT_ONCE)
 
 
 def is_cut_above(place: Place, version: Version) -> bool:

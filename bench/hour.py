@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +113,7 @@ async def _last_minute(table: Table) -> float:
 
 async def _query(analysis: serving.Process) -> float:
     """Milliseconds of the same question to analysis, on a channel of its own."""
-    spec = {
+    spec: Any = {
         "table": "hour",
         "dimensions": [{"column": "name"}],
         "measures": [
@@ -126,7 +127,7 @@ async def _query(analysis: serving.Process) -> float:
     async with open_channel(analysis.target) as channel:
         await channel.channel_ready()
         began = time.perf_counter()
-        ended, groups = False, 0
+        ended, groups, schema = False, 0, SCHEMA
         metadata = (("authorization", f"Bearer {analysis.token}"),)
         async for message in analysis_pb2_grpc.AnalysisServiceStub(channel).Query(request, metadata=metadata):
             match message.WhichOneof("message"):

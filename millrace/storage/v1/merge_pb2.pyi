@@ -115,6 +115,7 @@ class MergeOpen(_message.Message):
     """When set, must be the table's `sequence_column`, else INVALID_ARGUMENT FIELD_INVALID. With such a column a row that is older than
     the one in the table (its value is lower) is ignored, an equal one is not; without it the row that comes last counts.
     A DELETE takes the key's sequence with it: an older UPSERT that comes after the DELETE was committed puts the row back.
+    Where changes may come out of order, UPSERT a row that a column of yours marks as deleted instead: it keeps its sequence.
     """
     @_builtins.property
     def commit_interval(self) -> _duration_pb2.Duration:

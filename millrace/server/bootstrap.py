@@ -17,8 +17,9 @@ from typing import NoReturn, TypeVar
 
 from millrace import errors
 from millrace.server import logs
+from millrace.server.audit import start_audit
+from millrace.server.authentication import Authenticator
 from millrace.server.config import ServerSettings
-from millrace.server.identity import Principals
 from millrace.server.peers import Peers
 from millrace.server.process import end_with
 from millrace.server.runtime import Runtime, ServiceSpec
@@ -51,6 +52,7 @@ async def serve(spec: ServiceSpec[S], env: Mapping[str, str]) -> None:
     """Returns after a drain. Raises what kept the service from starting."""
     settings, own = _settings(spec, env)
     logs.start_logging(spec.name, settings.log_level)
+    start_audit(settings.audit_file)
     telemetry = start_telemetry(spec.name, otlp_endpoint=settings.otlp_endpoint)
     runtime = Runtime(
         settings=settings,
@@ -68,7 +70,7 @@ async def serve(spec: ServiceSpec[S], env: Mapping[str, str]) -> None:
 async def _serve_until_drained(spec: ServiceSpec[S], own: S, runtime: Runtime) -> None:
     composition = await spec.compose(own, runtime)
     shown = {**redacted(runtime.settings), **redacted(own)}
-    serving = Serving(runtime, composition, principals=Principals(runtime.settings.principals_file), own=shown)
+    serving = Serving(runtime, composition, authenticator=Authenticator.of(runtime.settings), own=shown)
     await serving.start()
     if runtime.settings.principals_file is None:
         _log.warning("MILLRACE_PRINCIPALS_FILE is not set: every call but health is refused")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from millrace.server.keys import check_url
 from millrace.server.logs import LEVELS
 from millrace.server.settings import Env, Secret, SettingsError
 
@@ -38,6 +39,14 @@ class ServerSettings:
     principals_file: Path | None = None  # who may call; None refuses every call but health
     token: Secret = field(default_factory=lambda: Secret(""))  # this service's own, from MILLRACE_TOKEN_FILE
     targets: Mapping[str, str] = field(default_factory=dict)  # host:port of each service that has one
+    issuer: str = ""  # the OIDC issuer whose tokens count (https://…); empty: the laptop's own (`millrace token`)
+    jwks: str = ""  # where its keys are, https://…; empty: by discovery
+    issuer_ca_file: Path | None = None  # certificates that its server is checked against; None: the system's
+    audience: str = "millrace"  # what tokens must be for
+    roles_claim: str = "millrace_roles"  # where tokens name roles per namespace; dots lead inside
+    keys_max_age_s: float = 21_600.0  # how long known keys serve while the issuer cannot be reached
+    grants_file: Path | None = None  # principal -> rights, JSON; it wins over tokens, and rules what runs by itself
+    audit_file: Path | None = None  # where the audit log goes; None: the process's own log
     log_level: str = "INFO"
     otlp_endpoint: str = ""  # http://host:4317; empty: no telemetry leaves the process
     stream_age_s: float = 1800.0  # ± 10 %
@@ -76,6 +85,14 @@ class ServerSettings:
             principals_file=_principals(shared, env, home),
             token=token,
             targets={area: env[name] for area in AREAS if env.get(name := f"MILLRACE_{area.upper()}_TARGET")},
+            issuer=_https(shared, "ISSUER"),
+            jwks=_https(shared, "JWKS"),
+            issuer_ca_file=_optional(shared, env, "ISSUER_CA_FILE", must_exist=True),
+            audience=shared.text("AUDIENCE", "millrace"),
+            roles_claim=shared.text("ROLES_CLAIM", "millrace_roles"),
+            keys_max_age_s=shared.duration_ms("KEYS_MAX_AGE", 21_600_000, low=60_000, high=604_800_000) / 1000,
+            grants_file=_optional(shared, env, "GRANTS_FILE", must_exist=True),
+            audit_file=_optional(shared, env, "AUDIT_FILE"),
             log_level=shared.text("LOG_LEVEL", "INFO", choices=LEVELS),
             otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
             stream_age_s=shared.duration_ms("STREAM_AGE", 1_800_000, low=100) / 1000,
@@ -95,6 +112,18 @@ class ServerSettings:
 def _without_unknown(reader: Env) -> list[str]:
     """Only what is wrong: names that this part does not know belong to the service."""
     return [fault for fault in reader.faults() if " is not a setting" not in fault]
+
+
+def _https(shared: Env, name: str) -> str:
+    url = shared.text(name, "")
+    if url and (why := check_url(url)):
+        shared.fault(name, f"is {url!r}: it {why}")
+    return url
+
+
+def _optional(shared: Env, env: Mapping[str, str], name: str, *, must_exist: bool = False) -> Path | None:
+    found = shared.path(name, Path(), must_exist=must_exist)
+    return found if env.get(f"MILLRACE_{name}") else None
 
 
 def _principals(shared: Env, env: Mapping[str, str], home: Path) -> Path | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from millrace import errors
+from millrace.server.rights import NO_RIGHTS, Rights
 from millrace.server.settings import Secret
 
 
@@ -19,7 +20,7 @@ class Caller:
     """The authenticated caller of the RPC at hand. `kind`: person or service. `token` is forwarded to peers inside this request."""
 
     principal: str
-    roles: frozenset[str] = frozenset()
+    rights: Rights = NO_RIGHTS
     kind: str = "person"
     token: Secret = field(default_factory=lambda: Secret(""))
 
@@ -29,7 +30,8 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
-        return "admin" in self.roles
+        """Of every namespace."""
+        return self.rights.admin_everywhere
 
 
 _CALLER: ContextVar[Caller | None] = ContextVar("millrace_caller", default=None)
@@ -51,6 +53,26 @@ def caller_or_none() -> Caller | None:
 def set_caller(found: Caller) -> None:
     """For the auth layer and for tests: each RPC runs in a context of its own, so nothing needs to reset it."""
     _CALLER.set(found)
+
+
+_OWNER: ContextVar[str] = ContextVar("millrace_owner", default="")
+
+
+@contextmanager
+def on_behalf_of(owner: str) -> Iterator[None]:
+    """Background work inside the block is done for the principal `owner`: calls to peers say so, and are refused when that principal's
+    rights were taken away (contracts.md section 7)."""
+    before = _OWNER.set(owner)
+    try:
+        yield
+    finally:
+        _OWNER.reset(before)
+
+
+def whose_work() -> str:
+    """On whose behalf this process calls peers as itself: the owner of background work, or the user whose request it serves."""
+    found = _CALLER.get()
+    return _OWNER.get() or ("" if found is None else found.principal)
 
 
 def forwarded_token() -> Secret | None:
@@ -110,10 +132,9 @@ class Principals:
         digest = hashlib.sha256(token.encode()).hexdigest()
         if (entry := self._entries.get(digest)) is None:
             return None
-        roles = entry.get("roles")
         return Caller(
             principal=str(entry.get("principal", "")),
-            roles=frozenset(map(str, roles)) if isinstance(roles, list) else frozenset(),
+            rights=Rights.of(entry.get("rights")) if "rights" in entry else Rights.of({"*": entry.get("roles")}),
             kind=str(entry.get("kind", "person")),
             token=Secret(token),
         )

@@ -37,5 +37,6 @@ VIZ_FRAME_DELAY = "millrace.viz.frame_delay"
 # metadata of calls
 AUTHORIZATION = "authorization"
 RESOURCE = "x-millrace-resource"
+ON_BEHALF_OF = "x-millrace-on-behalf-of"
 STORE_ID = "x-millrace-store-id"
 TRACEPARENT = "traceparent"

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import SpanKind, StatusCode, use_span
 
 from millrace.server import names
-from millrace.server.identity import forwarded_token
+from millrace.server.identity import forwarded_token, whose_work
 from millrace.server.interceptors.deadline import default_deadline_s, remaining_s
 from millrace.server.settings import Secret, SettingsError
 from millrace.server.telemetry import PROPAGATOR, Telemetry
@@ -175,9 +175,11 @@ class PeerChannel(grpc.aio.Channel):
     def _metadata(self, given: Sequence[tuple[str, Any]] | None) -> tuple[tuple[str, Any], ...]:
         sent = list(given or ())
         if not any(key == names.AUTHORIZATION for key, _ in sent):
-            token = forwarded_token() or self._token
-            if token:
+            users = forwarded_token()
+            if token := users or self._token:
                 sent.append((names.AUTHORIZATION, f"Bearer {token.reveal()}"))
+            if not users and (owner := whose_work()):
+                sent.append((names.ON_BEHALF_OF, owner))
         carrier: dict[str, str] = {}
         PROPAGATOR.inject(carrier)
         return (*sent, *carrier.items())

@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.server.admin import AdminServicer, Facts
+from millrace.server.authentication import Authenticator
 from millrace.server.config import ServerSettings
 from millrace.server.health import Health
-from millrace.server.identity import Principals
 from millrace.server.interceptors.auth import Auth
 from millrace.server.interceptors.chain import Chain
 from millrace.server.interceptors.deadline import Deadline
@@ -59,9 +59,9 @@ class Serving:
     """Owns the server. `start` listens, `ready` follows the peers, `drain` ends it; each is called once."""
 
     def __init__(
-        self, runtime: Runtime, composition: Composition, *, principals: Principals, own: Mapping[str, str]
+        self, runtime: Runtime, composition: Composition, *, authenticator: Authenticator, own: Mapping[str, str]
     ) -> None:
-        self._runtime, self._parts = runtime, composition
+        self._runtime, self._parts, self._authenticator = runtime, composition, authenticator
         settings = runtime.settings
         self.streams = Streams(age_s=settings.stream_age_s, limit=settings.max_streams)
         self.observed = Observe(runtime.telemetry)
@@ -73,7 +73,7 @@ class Serving:
         layers = (
             self.observed,
             Errors(),
-            Auth(principals),
+            Auth(authenticator),
             Deadline(self.streams, drain_grace_s=settings.drain_grace_s),
             Fields(),
         )
@@ -128,6 +128,9 @@ class Serving:
         if self._runtime.peers.all():
             self._runtime.peers.on_change(lambda: background.start_once("health", self._show))
             background.start("peers", self._runtime.peers.watch)
+        if (keys := self._authenticator.remote) is not None:
+            self._authenticator.on_change(lambda: background.start_once("health", self._show))
+            background.start("issuer keys", keys.watch)
         for name, work in self._parts.background.items():
             background.start(name, work)
         self._started = True
@@ -149,8 +152,12 @@ class Serving:
             return admin_pb2.SERVING_STATE_STARTING, "starts its parts"
         if missing := self._runtime.peers.never_reached():
             return admin_pb2.SERVING_STATE_STARTING, f"waits for {', '.join(missing)}"
+        if self._authenticator.never_read():
+            return admin_pb2.SERVING_STATE_STARTING, self._authenticator.problem()
         reasons = [f"{name} does not answer" for name in self._runtime.peers.lost()]
         reasons += [f"background task died: {task}" for task in self._runtime.background.failing()]
+        if keys := self._authenticator.problem():
+            reasons.append(keys)
         if own := self._parts.degraded():
             reasons.append(own)
         if reasons:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import grpc
 
+from millrace.server.authentication import Authenticator
 from millrace.server.config import AREAS, ServerSettings
-from millrace.server.identity import Principals
 from millrace.server.peers import OPTIONS, PeerChannel, Peers
+from millrace.server.rights import INCLUDED
 from millrace.server.runtime import Runtime, ServiceSpec
 from millrace.server.serving import Serving
 from millrace.server.settings import Secret, redacted
@@ -32,11 +33,13 @@ PRINCIPALS: dict[str, dict[str, object]] = {
     hashlib.sha256(f"{principal}-token".encode()).hexdigest(): entry
     for principal, entry in {
         "local": _entry("local", "person", "admin"),
-        "guest": _entry("guest", "person"),
+        "guest": {**_entry("guest", "person"), "rights": {"default": "writer"}},
+        **{f"a-{role}": {**_entry(f"a-{role}", "person"), "rights": {"a": role}} for role in INCLUDED},
         **{area: _entry(area, "service") for area in AREAS},
     }.items()
 }
-"""The token of each principal is its name with `-token`: local (an admin), guest (a person without roles), and the five services."""
+"""The token of each principal is its name with `-token`: local (an admin), guest (a person who writes in `default`), a-reader and so on
+(people with that role in `a`), and the five services."""
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ async def running(
     )
     composition = await spec.compose(own, runtime)
     shown = {**redacted(settings), **redacted(own)}
-    serving = Serving(runtime, composition, principals=Principals(None, PRINCIPALS), own=shown)
+    serving = Serving(runtime, composition, authenticator=Authenticator.of(settings, PRINCIPALS), own=shown)
     await serving.start()
     await serving.ready()
     served = Served(serving, runtime, f"127.0.0.1:{serving.port}")

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from millrace.errors import FieldRequired
+from millrace.server.access import settle
 from millrace.server.lifecycle import heartbeats
 from millrace.storage.v1 import storage_pb2 as pb
 from svc_storage.convert import reads as convert
@@ -31,6 +32,7 @@ class ReadRpcs:
     async def ReadRows(self, request: pb.ReadRowsRequest, context: Any) -> None:
         max_bytes = convert.message_bytes_from(request)
         async with closing(await self._open(request)) as stream:
+            settle(stream.pinned.scan.table)
             await context.write(convert.header(stream.pinned))
             async with heartbeats(context, lambda: convert.heartbeat(self._clock.now_us())):
                 while (chunk := await stream.next()) is not None:
@@ -41,6 +43,7 @@ class ReadRpcs:
 
     async def ListSplitFiles(self, request: pb.ListSplitFilesRequest, context: Any) -> None:
         found = await self._reads.split_files(request.split_token, store_id=_store_id(context))
+        settle(found.table)
         for message in convert.split_file_responses(found):
             await context.write(message)
 

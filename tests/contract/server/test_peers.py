@@ -31,7 +31,7 @@ class Front(pb_grpc.StorageServiceStub):
         self.background: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def GetTable(self, request: pb.GetTableRequest, context: Any) -> pb.GetTableResponse:
-        if request.name == "as service":
+        if request.name == "as_service":
             with as_service():
                 return await self._behind.GetTable(pb.GetTableRequest(name="t"))
         if request.name == "background":
@@ -107,7 +107,7 @@ async def test_inside_a_request_the_users_token_goes_on(front: Served) -> None:
 
 
 async def test_a_service_may_call_as_itself_and_background_work_always_does(front: Served) -> None:
-    assert await owner(front, "guest", "as service") == "analysis"
+    assert await owner(front, "guest", "as_service") == "analysis"
     assert await owner(front, "guest", "background") == "analysis"
 
 

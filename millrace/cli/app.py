@@ -28,6 +28,9 @@ COMMANDS: dict[str, Entry] = {
     "down": Entry("down", "Stop what `millrace up` started.", "Run"),
     "status": Entry("status", "Show services, sources, transforms and tables, and what is wrong.", "Run"),
     "open": Entry("open", "Open the page in a browser.", "Run"),
+    "token": Entry(
+        "token", "Sign a token with some rights, for a person or program that calls this laptop's services.", "Run"
+    ),
     "apply": Entry("apply", "Make a pipeline file so.", "Declare"),
     "get": Entry("get", "Show what there is, as a table, YAML or JSON.", "Declare"),
     "delete": Entry("delete", "Delete a table, source, transform, dashboard or pipeline.", "Declare"),

@@ -12,6 +12,7 @@ from typing import Self
 from millrace import errors
 
 HOME_VARIABLE = "MILLRACE_HOME"
+TOKEN_VARIABLE = "MILLRACE_TOKEN_FILE"
 DEFAULT_HOME = ".millrace"
 SERVICES = ("extract", "storage", "transform", "analysis", "viz")
 
@@ -64,13 +65,14 @@ class Endpoints:
 
     @classmethod
     def find(cls, home: str | Path | None = None) -> Self:
-        """Reads `home`/endpoints.json; without `home`, MILLRACE_HOME or ./.millrace. Raises Missing when nothing was started there."""
+        """Reads `home`/endpoints.json; without `home`, MILLRACE_HOME or ./.millrace. MILLRACE_TOKEN_FILE names another token. Raises
+        Missing when nothing was started there."""
         folder = Path(home or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
         path = folder / "endpoints.json"
         try:
             found = json.loads(path.read_text())
             targets = {str(name): str(target) for name, target in found["services"].items()}
-            token_file = folder / str(found["token_file"])
+            token_file = folder / (os.environ.get(TOKEN_VARIABLE) or str(found["token_file"]))
         except FileNotFoundError as error:
             raise errors.Missing(
                 f"no endpoints.json in {folder}",

@@ -112,9 +112,19 @@ class Gate:
             if named is None:
                 continue
             found.append(named)
+            self._note(named.resource)
             if not self.trusted and not self.rights.allow(need.any_of, named.namespace, named.table):
                 raise self._refusal(need, named.resource)
         self._agree([one.resource for one in found])
+
+    def check_frame(self, message: Message) -> None:
+        """As `check`, for a stream: the first frame names what the others are about. Raises StreamProtocol too."""
+        self.check(message)
+        if self.named or self.trusted or not self.access.named:
+            return
+        first = self.access.named[0].path[0]
+        if not _is_there(message, (first,)) and not self.rights.allow(self.access.named[0].any_of, ""):
+            raise errors.StreamProtocol(f"the first frame is `{first}`", field=first)
 
     def _of(self, message: Message, need: Need, found: list[Named]) -> Named | None:
         everywhere = self.trusted or self.rights.allow(need.any_of, "")
@@ -128,6 +138,7 @@ class Gate:
     def settle(self, resource: str) -> None:
         """For servicers: the name that a token stands for. Raises NotAllowed, FieldInvalid."""
         need, named = self.access.later, parse(resource, "", field="")
+        self._note(resource)
         if need is not None and not self.trusted and not self.rights.allow(need.any_of, named.namespace, named.table):
             raise self._refusal(need, resource)
         self._agree([resource])
@@ -140,13 +151,16 @@ class Gate:
 
     def _agree(self, resources: list[str]) -> None:
         """The mesh and the logs go by the metadata: it names what the body names (contracts.md section 6)."""
-        self.named += [one for one in resources if one not in self.named]
         wanted = self.metadata.get(names.RESOURCE)
         if wanted and resources and wanted not in resources:
             raise errors.FieldInvalid(
                 f"the metadata {names.RESOURCE} does not name the request's resource",
                 hint=f"send the request's own name as {names.RESOURCE}, or leave it out",
             )
+
+    def _note(self, resource: str) -> None:
+        if resource not in self.named:
+            self.named.append(resource)
 
     def _refusal(self, need: Need, resource: str) -> errors.NotAllowed:
         roles = " or ".join(sorted(need.any_of))

@@ -68,7 +68,7 @@ class Auth:
         if call.method.request is None or call.method.service in access.FOREIGN:
             return
         if call.requests is not None:
-            call.requests.checks.append(gate.check)
+            call.requests.checks.append(gate.check_frame)
         else:
             gate.check(call.message())
 

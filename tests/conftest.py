@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 
 from millrace.laptop.servers import cassandra_files
-from tools import infra_tools
+from tools import istio_definitions
 
 CHROMIUM = "MILLRACE_CHROMIUM"
 KEPT = {CHROMIUM}
@@ -45,11 +45,18 @@ def _has_cassandra() -> bool:
     return cassandra_files.has_java() and (cassandra_files.cached_jars().is_dir() or shutil.which("mvn") is not None)
 
 
+def _makes_namespaces() -> bool:
+    """Linux, as root: namespaces for mounts and processes."""
+    command = ["unshare", "--mount", "--pid", "--fork", "mount", "--make-rprivate", "/"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 TOOLS: dict[str, Callable[[], object]] = {
     "cassandra": functools.cache(_has_cassandra),
     "chromium": chromium_path,
+    "istio-definitions": functools.cache(istio_definitions.definitions),
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
-    "kustomize": lambda: infra_tools.tool("kustomize").made() or shutil.which("go"),
+    "namespaces": functools.cache(_makes_namespaces),
     "postgres": _runs_as_others,
     "strace": lambda: shutil.which("strace"),
 }

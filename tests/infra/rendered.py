@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.codebase.tree import ROOT, SERVICES
-from tools import infra_tools
+from tools import infra_static
 
 OVERLAYS = ("dev", "prod-s3", "prod-cassandra")
 MANIFESTS = ROOT / "manifests"
@@ -20,20 +17,9 @@ NAME = "app.kubernetes.io/name"
 Object = Mapping[str, Any]
 
 
-@cache
-def program(name: str) -> Path:
-    """Of the tool `name`, which is made when it is missing (Kustomize: half a minute). Raises infra_tools.Refused."""
-    wanted = infra_tools.tool(name)
-    infra_tools.make(wanted)
-    return wanted.folder / wanted.programs[0]
-
-
 def build(folder: Path) -> list[Object]:
-    """What an overlay, or any other Kustomize folder, sends to the cluster."""
-    answer = subprocess.run([program("kustomize"), "build", folder], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert not answer.stderr, answer.stderr  # nothing deprecated
-    return list(yaml.safe_load_all(answer.stdout))
+    """What an overlay, or any other Kustomize folder, sends to the cluster. Raises RuntimeError where it is wrong, or deprecated."""
+    return infra_static.build(folder)
 
 
 @cache

@@ -12,7 +12,7 @@ from millrace.server.settings import Env
 from tests.codebase.tree import SERVICES
 from tests.infra.rendered import NAME, OVERLAYS, Object, Pod, of_kind, overlay, pods, selects
 
-pytestmark = [pytest.mark.needs("kustomize"), pytest.mark.parametrize("name", OVERLAYS)]
+pytestmark = pytest.mark.parametrize("name", OVERLAYS)
 
 USER = 10001
 PORTS = {"extract": 7401, "storage": 7402, "transform": 7403, "analysis": 7404, "viz": 7405}

@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 
 from millrace.laptop.servers import cassandra_files
-from tools import istio_definitions
+from tools import infra_tools, istio_definitions
 
 CHROMIUM = "MILLRACE_CHROMIUM"
 KEPT = {CHROMIUM}
@@ -56,6 +56,7 @@ TOOLS: dict[str, Callable[[], object]] = {
     "chromium": chromium_path,
     "istio-definitions": functools.cache(istio_definitions.definitions),
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
+    "kustomize": lambda: infra_tools.tool("kustomize").made() or shutil.which("go"),
     "namespaces": functools.cache(_makes_namespaces),
     "postgres": _runs_as_others,
     "strace": lambda: shutil.which("strace"),

@@ -10,7 +10,7 @@ FLEET := memory,s3
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores infra-test clean server-set dev-set weed-set
+.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores infra-static infra-test clean server-set dev-set weed-set
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ chaos-stores: dev-set ## episodes over one store: BACKEND=memory|local|s3|cassan
 
 fleet: dev-set ## two replicas over S3: kills, stops, 10,000 versions watched (100,000 in memory); BACKEND=cassandra too
 	@FLEET_FULL=1 TEST_BACKENDS=$(or $(BACKEND),$(FLEET)) $(RUN)/python -m pytest tests/integration/fleet -q -s -p no:cacheprovider
+
+infra-static: dev-set ## every overlay of manifests/ and istio/ against schemas and rules, without a cluster: seconds
+	@exec $(RUN)/python tools/infra_static.py
 
 infra-test: dev-set ## against real parts: Kubernetes' API, Istio, Envoy; builds them once, outside the tree (tools/infra_tools.py)
 	@$(RUN)/python tools/infra_tools.py && $(RUN)/python -m pytest tests/infra/real -q -p no:cacheprovider

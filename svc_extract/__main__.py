@@ -11,6 +11,7 @@ from millrace.client.channel import Connection
 from millrace.extract.v1 import extract_pb2_grpc
 from millrace.server.admin import HeldLease
 from millrace.server.bootstrap import run
+from millrace.server.identity import on_behalf_of
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
 from svc_extract.adapters.clock import SystemClock
 from svc_extract.adapters.connectors.files.connector import FilesConnector
@@ -51,7 +52,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     catalog, tables = StorageCatalog(as_extract), StorageTables(as_caller, as_extract)
     worker = f"extract@{socket.gethostname()}:{os.getpid()}"
     leases = StorageLeases(as_extract, f"{worker}:{uuid.uuid4().hex[:8]}", settings.lease_ttl_ms)
-    tools = Tools(connectors, StorageSink(as_extract), tables, catalog, clock, worker)
+    tools = Tools(connectors, StorageSink(as_extract), tables, catalog, clock, worker, on_behalf_of)
     supervisor = Supervisor(tools, leases)
     sources = Sources(catalog, tables, connectors)
     servicer = ExtractServicer(sources, Runs(catalog, sources, clock), Ingest(sources, StorageGate(as_caller)), clock)

@@ -14,6 +14,7 @@ from millrace.engine.functions import AGGREGATES, VOLATILE
 from millrace.engine.pinned import Limits
 from millrace.engine.run import Engine
 from millrace.server.bootstrap import run
+from millrace.server.identity import on_behalf_of
 from millrace.server.runs import Requests, Runs
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
 from millrace.transform.v1 import transform_pb2_grpc
@@ -49,7 +50,9 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     runner = Runner(tables, DuckdbRecipes(engine, files), StorageOutputs(storage), Vocabulary(AGGREGATES, VOLATILE))
     requests = Requests(storage, run_pb2.RUN_KIND_TRANSFORM)
     leases = StoredLeases(storage, worker_name, ttl_s=settings.lease_ttl_ms / 1000)
-    worker = Worker(runner, tables, leases, reports, StoredRuns(storage, requests, worker_name), runtime.telemetry)
+    worker = Worker(
+        runner, tables, leases, reports, StoredRuns(storage, requests, worker_name), runtime.telemetry, on_behalf_of
+    )
     manager = Manager(StoredRecipes(storage), worker)
 
     async def close_engine() -> None:

@@ -174,12 +174,13 @@ class PeerChannel(grpc.aio.Channel):
 
     def _metadata(self, given: Sequence[tuple[str, Any]] | None) -> tuple[tuple[str, Any], ...]:
         sent = list(given or ())
-        if not any(key == names.AUTHORIZATION for key, _ in sent):
-            users = forwarded_token()
-            if token := users or self._token:
-                sent.append((names.AUTHORIZATION, f"Bearer {token.reveal()}"))
-            if not users and (owner := whose_work()):
-                sent.append((names.ON_BEHALF_OF, owner))
+        own = f"Bearer {self._token.reveal()}"
+        shown = next((value for key, value in sent if key == names.AUTHORIZATION), None)
+        if shown is None and (token := forwarded_token() or self._token):
+            shown = f"Bearer {token.reveal()}"
+            sent.append((names.AUTHORIZATION, shown))
+        if shown == own and (owner := whose_work()):
+            sent.append((names.ON_BEHALF_OF, owner))
         carrier: dict[str, str] = {}
         PROPAGATOR.inject(carrier)
         return (*sent, *carrier.items())

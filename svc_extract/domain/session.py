@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -63,6 +63,8 @@ class Tools:
     catalog: Catalog
     clock: Clock
     worker: str
+    acting: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Around the work of a source: for whom it is done."""
 
 
 async def session(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter) -> bool:
@@ -70,7 +72,7 @@ async def session(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter
 
     The lease's epoch is the writer's: whoever holds the next one fences this writer with its first commit."""
     lost = asyncio.ensure_future(lease.lost())
-    body = asyncio.ensure_future(_body(work, tools, lease, reporter))
+    body = asyncio.ensure_future(_for_owner(work, tools, lease, reporter))
     telling = asyncio.ensure_future(reporter.tell())
     tasks: set[asyncio.Future[object]] = {lost, body, telling}  # type: ignore[arg-type]
     try:
@@ -84,6 +86,11 @@ async def session(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _for_owner(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter) -> bool:
+    with tools.acting(work.source.owner):
+        return await _body(work, tools, lease, reporter)
 
 
 async def _body(work: Work, tools: Tools, lease: HeldLease, reporter: Reporter) -> bool:

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from millrace.errors import FixRequest, LeaseLost, MillraceError, Missing, RetryLater, WriterFenced
@@ -69,10 +70,18 @@ class Worker:
     """Runs one recipe whenever its inputs moved, for as long as it holds the lease."""
 
     def __init__(
-        self, runner: Runner, tables: Tables, leases: Leases, reports: Reports, runs: Runs, spans: Spans
+        self,
+        runner: Runner,
+        tables: Tables,
+        leases: Leases,
+        reports: Reports,
+        runs: Runs,
+        spans: Spans,
+        acting: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        """`acting`: around each run, for whom it is done."""
         self._runner, self._tables, self._leases, self._reports, self._runs = runner, tables, leases, reports, runs
-        self._spans = spans
+        self._spans, self._acting = spans, acting
 
     async def keep(self, recipe: Recipe) -> None:
         """Until cancelled: takes the lease, works, takes it again when it was lost."""
@@ -121,10 +130,11 @@ class Worker:
             if run is not None and run.cancelled:
                 await run.finished(None, cancelled=True)
                 run = None
-            if run is None:
-                outcome = await self._runner.run(recipe, held.epoch, observer)
-            else:
-                outcome = await self._asked_for(run, recipe, held, observer)
+            with self._acting(recipe.owner):
+                if run is None:
+                    outcome = await self._runner.run(recipe, held.epoch, observer)
+                else:
+                    outcome = await self._asked_for(run, recipe, held, observer)
         except (LeaseLost, WriterFenced):
             raise
         except Exception as error:

@@ -1,5 +1,5 @@
 """Makes `.venv` and installs one locked set into it: `server` (what runs), `dev` (that and what tests need), or `weed` (the S3 server
-of a laptop).
+of a laptop). `pulumi` goes into `.venv-pulumi`: its SDK and the services need different releases of protobuf.
 
 Runs on whatever Python the machine calls python3, before anything is installed: standard library only. A stamp, written last,
 remembers what is installed; `dev` holds all of `server`, so `make up` after `make test` installs nothing. A `.venv` without a
@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+VENVS = {"pulumi": ROOT / ".venv-pulumi"}
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
 SUPPORTED = (["3", "11"], ["3", "12"], ["3", "13"])
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-deps", "--no-input")
 LOCKED = ("--require-hashes", "--only-binary", ":all:")
@@ -32,20 +32,29 @@ STEPS: dict[str, list[tuple[str, ...]]] = {
         (*BUILT, "-e", "."),
     ],
     "weed": [(*LOCKED, "-r", "requirements/weed.txt")],
+    "pulumi": [(*LOCKED, "-r", "requirements/pulumi.txt")],
 }
-ENOUGH = {"server": ("server", "dev"), "dev": ("dev",), "weed": ("weed", "dev")}
+ENOUGH = {"server": ("server", "dev"), "dev": ("dev",), "weed": ("weed", "dev"), "pulumi": ("pulumi",)}
+
+
+def venv_of(name: str) -> Path:
+    return VENVS.get(name, VENV)
+
+
+def python_of(name: str) -> Path:
+    return venv_of(name) / "bin" / "python"
 
 
 def key(name: str) -> str:
     """What an installed set depends on; the folder too, because scripts and the editable install name it."""
-    parts = [venv_version(), str(ROOT), (ROOT / "pyproject.toml").read_text()]
+    parts = [venv_version(venv_of(name)), str(ROOT), (ROOT / "pyproject.toml").read_text()]
     for step in STEPS[name]:
         parts += [(ROOT / word).read_text() for word in step if word.startswith("requirements/")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def stamp(name: str) -> Path:
-    return VENV / f".installed-{name}"
+    return venv_of(name) / f".installed-{name}"
 
 
 def installed(name: str) -> bool:
@@ -70,28 +79,27 @@ def check_python() -> None:
         refuse("this Python cannot make virtual environments: as root, `apt-get install python3-venv`, then again")
 
 
-def venv_version() -> str:
-    """Of the Python that `.venv` was made with, which need not be the one that runs this; empty where there is none."""
-    config = VENV / "pyvenv.cfg"
+def venv_version(venv: Path) -> str:
+    """Of the Python that `venv` was made with, which need not be the one that runs this; empty where there is none."""
+    config = venv / "pyvenv.cfg"
     lines = config.read_text().splitlines() if config.exists() else []
     return next((line.split("=")[1].strip() for line in lines if line.startswith("version")), "")
 
 
-def usable() -> bool:
-    found = venv_version().split(".")[:2]
-    return (
-        found in SUPPORTED and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
-    )
+def usable(name: str) -> bool:
+    found = venv_version(venv_of(name)).split(".")[:2]
+    asked = [python_of(name), "-m", "pip", "--version"]
+    return found in SUPPORTED and subprocess.run(asked, capture_output=True).returncode == 0
 
 
-def pip(step: tuple[str, ...]) -> None:
+def pip(python: Path, step: tuple[str, ...]) -> None:
     """Runs one installation; on a terminal a counter moves. Ends with pip's own last lines where it fails."""
     total = 0
     if "-r" in step:
         total = sum(line[:1].isalpha() for line in (ROOT / step[-1]).read_text().splitlines())
     lines: list[str] = []
     process = subprocess.Popen(
-        [PYTHON, *PIP, *step],
+        [python, *PIP, *step],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -129,16 +137,17 @@ def without_user_site() -> dict[str, str]:
 def main(name: str) -> None:
     with (ROOT / "requirements" / "server.txt").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once install one after the other
-        if installed(name) and PYTHON.exists():
+        if installed(name) and python_of(name).exists():
             return
         started = time.monotonic()
-        if not usable():
+        venv = venv_of(name)
+        if not usable(name):
             check_python()
-            print(f"making .venv with Python {platform.python_version()}", file=sys.stderr)
-            subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        print(f"installing the {name} set from requirements/ into .venv", file=sys.stderr)
+            print(f"making {venv.name} with Python {platform.python_version()}", file=sys.stderr)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        print(f"installing the {name} set from requirements/ into {venv.name}", file=sys.stderr)
         for step in STEPS[name]:
-            pip(step)
+            pip(python_of(name), step)
         stamp(name).write_text(key(name))
         print(f"installed in {time.monotonic() - started:.0f} s", file=sys.stderr)
 

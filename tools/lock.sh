@@ -13,3 +13,5 @@ compile "$@" client.in server.in build.in weed.in dev.in -o dev.txt
 compile client.in server.in build.in -c dev.txt -o server.txt
 compile client.in -c dev.txt -o client.txt
 compile weed.in -c dev.txt -o weed.txt
+# Its own environment (protobuf < 7), so it is cut from nothing.
+compile "$@" pulumi.in -o pulumi.txt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from millrace.client.channel import Connection
@@ -11,6 +13,7 @@ from millrace.viz.v1 import viz_pb2_grpc
 from svc_viz.adapters.analysis.answers import AnalysisAnswers
 from svc_viz.adapters.page.rendering import BokehRenderer
 from svc_viz.adapters.page.server import PageServer
+from svc_viz.adapters.page.visitors import Everybody
 from svc_viz.adapters.storage.dashboards import StoredDashboards
 from svc_viz.adapters.storage.observer import StorageObserver
 from svc_viz.config import Settings
@@ -23,12 +26,17 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     storage, analysis = Connection(runtime.channel("storage")), Connection(runtime.channel("analysis"))
     token = settings.user_token()
     board = NoticeBoard()
-    hub = Hub(
-        AnalysisAnswers(analysis.acting_as(token) if token else analysis),
-        lambda: datetime.now(UTC),
-        min_interval_ms=settings.min_interval_ms,
-        suspects=lambda: "its health check gets no answer" if "analysis" in runtime.peers.lost() else "",
-    )
+
+    def hub_of(token: Callable[[], str] | None) -> Hub:
+        return Hub(
+            AnalysisAnswers(replace(analysis, token=token) if token else analysis),
+            lambda: datetime.now(UTC),
+            min_interval_ms=settings.min_interval_ms,
+            suspects=lambda: "its health check gets no answer" if "analysis" in runtime.peers.lost() else "",
+        )
+
+    hub = hub_of((lambda: token) if token else None)
+    by_ingress = settings.sign_in == "ingress"
     page = PageServer(
         board,
         hub,
@@ -37,6 +45,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         port=settings.page_port,
         hosts=settings.page_hosts,
         reuse_port=runtime.settings.so_reuseport,
+        people=Everybody(board, hub_of, runtime.authenticator, settings.token_cookie) if by_ingress else None,
     )
     observer = StorageObserver(storage)
     servicer = VizServicer(StoredDashboards(storage), board, AnalysisAnswers(analysis).query, BokehRenderer())

@@ -16,6 +16,8 @@ class Settings:
     page_host: str = "127.0.0.1"  # 0.0.0.0 behind an ingress
     page_hosts: tuple[str, ...] = ()  # further Host headers to answer to, with port: "millrace.example.org:443"
     user_token_file: Path | None = None  # the person that the page asks analysis as; None: this service
+    sign_in: str = "key"  # key: the page's own; ingress: people come with an ingress' token, and see what they may read
+    token_cookie: str = "millrace_token"  # where it is when it is not in the header Authorization
     min_interval_ms: int = 500  # least time between two answers of one question, 50–60,000
 
     @classmethod
@@ -29,6 +31,8 @@ class Settings:
             page_host=reader.text("PAGE_HOST", "127.0.0.1"),
             page_hosts=reader.words("PAGE_HOSTS"),
             user_token_file=token,
+            sign_in=reader.text("SIGN_IN", "key", choices=("key", "ingress")),
+            token_cookie=reader.text("TOKEN_COOKIE", "millrace_token"),
             min_interval_ms=reader.duration_ms("MIN_INTERVAL", 500, low=50, high=60_000),
         )
         reader.allow("USER_TOKEN_FILE")

@@ -59,6 +59,7 @@ async def serve(spec: ServiceSpec[S], env: Mapping[str, str]) -> None:
         telemetry=telemetry,
         background=Background(),
         peers=Peers(settings.targets, settings.token, telemetry),
+        authenticator=Authenticator.of(settings),
         draining=asyncio.Event(),
     )
     try:
@@ -70,7 +71,7 @@ async def serve(spec: ServiceSpec[S], env: Mapping[str, str]) -> None:
 async def _serve_until_drained(spec: ServiceSpec[S], own: S, runtime: Runtime) -> None:
     composition = await spec.compose(own, runtime)
     shown = {**redacted(runtime.settings), **redacted(own)}
-    serving = Serving(runtime, composition, authenticator=Authenticator.of(runtime.settings), own=shown)
+    serving = Serving(runtime, composition, own=shown)
     await serving.start()
     if runtime.settings.principals_file is None:
         _log.warning("MILLRACE_PRINCIPALS_FILE is not set: every call but health is refused")

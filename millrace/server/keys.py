@@ -47,6 +47,9 @@ class Keys(Protocol):
     async def find(self, kid: str) -> Key | None:
         """None: the issuer has no such key. An empty `kid` is its only key. Raises KeysUnavailable."""
 
+    def peek(self, kid: str) -> Key | None:
+        """As `find`, among the keys that are known now."""
+
     @property
     def generation(self) -> int:
         """Changes when keys change: what was verified with the old ones is verified again."""
@@ -94,7 +97,10 @@ class FileKeys:
         self.generation = 0
 
     async def find(self, kid: str) -> Key | None:
-        await asyncio.to_thread(self._read)
+        return await asyncio.to_thread(self.peek, kid)
+
+    def peek(self, kid: str) -> Key | None:
+        self._read()
         return _choose(self._keys, kid)
 
     def _read(self) -> None:
@@ -147,6 +153,11 @@ class IssuerKeys:
         if why := self.problem():
             raise KeysUnavailable(why)
         return known
+
+    def peek(self, kid: str) -> Key | None:
+        if why := self.problem():
+            raise KeysUnavailable(why)
+        return _choose(self._keys, kid)
 
     async def refresh(self) -> bool:
         """True when the keys could be read. One at a time."""

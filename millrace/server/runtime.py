@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from millrace.server.admin import HeldLease
+from millrace.server.authentication import Authenticator
 from millrace.server.config import ServerSettings
 from millrace.server.peers import PeerChannel, Peers
 from millrace.server.supervision import Background, Work
@@ -33,6 +34,7 @@ class Runtime:
     telemetry: Telemetry
     background: Background  # start(name, work): tasks that somebody watches, outside of any request
     peers: Peers
+    authenticator: Authenticator
     draining: asyncio.Event  # set once drain begins: take no lease, start nothing new
     address: OwnAddress = field(default_factory=OwnAddress)
 

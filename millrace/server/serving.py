@@ -13,7 +13,6 @@ from grpc_health.v1 import health_pb2_grpc
 
 from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
 from millrace.server.admin import AdminServicer, Facts
-from millrace.server.authentication import Authenticator
 from millrace.server.config import ServerSettings
 from millrace.server.health import Health
 from millrace.server.interceptors.auth import Auth
@@ -58,10 +57,8 @@ def options(settings: ServerSettings) -> list[tuple[str, int]]:
 class Serving:
     """Owns the server. `start` listens, `ready` follows the peers, `drain` ends it; each is called once."""
 
-    def __init__(
-        self, runtime: Runtime, composition: Composition, *, authenticator: Authenticator, own: Mapping[str, str]
-    ) -> None:
-        self._runtime, self._parts, self._authenticator = runtime, composition, authenticator
+    def __init__(self, runtime: Runtime, composition: Composition, *, own: Mapping[str, str]) -> None:
+        self._runtime, self._parts, self._authenticator = runtime, composition, runtime.authenticator
         settings = runtime.settings
         self.streams = Streams(age_s=settings.stream_age_s, limit=settings.max_streams)
         self.observed = Observe(runtime.telemetry)
@@ -73,7 +70,7 @@ class Serving:
         layers = (
             self.observed,
             Errors(),
-            Auth(authenticator),
+            Auth(runtime.authenticator),
             Deadline(self.streams, drain_grace_s=settings.drain_grace_s),
             Fields(),
         )

@@ -79,11 +79,12 @@ async def running(
         telemetry=signals,
         background=Background(),
         peers=Peers(settings.targets, Secret(f"{spec.name}-token"), signals),
+        authenticator=Authenticator.of(settings, PRINCIPALS),
         draining=asyncio.Event(),
     )
     composition = await spec.compose(own, runtime)
     shown = {**redacted(settings), **redacted(own)}
-    serving = Serving(runtime, composition, authenticator=Authenticator.of(settings, PRINCIPALS), own=shown)
+    serving = Serving(runtime, composition, own=shown)
     await serving.start()
     await serving.ready()
     served = Served(serving, runtime, f"127.0.0.1:{serving.port}")

@@ -63,53 +63,73 @@ class Issuer:
     roles_claim: str = ROLES_CLAIM
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a token said. `expires`: seconds since 1970. `generation`: of the keys that it was verified with."""
+
+    expires: float
+    generation: int
+    principal: str
+    rights: Rights
+
+
 class Tokens:
     """Verifies the tokens of one issuer. `now`: seconds since 1970."""
 
     def __init__(self, issuer: Issuer, grants: Grants, now: Callable[[], float] = time.time) -> None:
         self.issuer, self._grants, self._now = issuer, grants, now
-        self._known: OrderedDict[bytes, tuple[float, int, str, Rights]] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
     async def verify(self, token: str) -> Caller:
         """Raises TokenInvalid, saying why; Starting while the issuer's keys are not to be had."""
-        digest = hashlib.sha256(token.encode()).digest()
-        expires, generation, principal, claimed = self._known.get(digest, (0.0, 0, "", None))
-        if claimed is None or generation != self.issuer.keys.generation or expires + LEEWAY_S <= self._now():
-            claims = await self._claims(token)
-            principal, claimed = str(claims["sub"]), Rights.of(_at(claims, self.issuer.roles_claim))
-            self._known[digest] = (float(claims["exp"]), self.issuer.keys.generation, principal, claimed)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        granted = self._grants.find(principal)
-        return Caller(principal, claimed if granted is None else granted, "person", Secret(token))
+        if (known := self._remembered(token)) is not None:
+            return known
+        return await asyncio.to_thread(self._verified, token, await self._find(token))
 
-    async def _claims(self, token: str) -> Mapping[str, Any]:
-        header = _header(token)
-        algorithm = str(header.get("alg", ""))
-        if algorithm not in PINNED:
-            raise refused(
-                "algorithm",
-                f"the token is signed with {algorithm[:20]!r}: only {', '.join(sorted(PINNED))} count",
-                "let the issuer sign with a key pair",
-            )
-        key = await self._key(token, str(header.get("kid", "")))
-        if algorithm not in key.algorithms:
-            raise refused("algorithm", f"the issuer's key does not sign with {algorithm}", "get a token of the issuer")
-        claims = await asyncio.to_thread(_decoded, token, key, algorithm)
-        self._check(claims)
-        return claims
-
-    async def _key(self, token: str, kid: str) -> Key:
+    def verify_now(self, token: str) -> Caller:
+        """As `verify`, with the keys that are known now."""
+        if (known := self._remembered(token)) is not None:
+            return known
+        _, kid = _announced(token)
         try:
-            key = await self.issuer.keys.find(kid)
+            return self._verified(token, self.issuer.keys.peek(kid))
         except KeysUnavailable as error:
-            raise errors.Starting(str(error), hint="try again in a moment", retry_after_ms=1000) from error
+            raise _no_keys(error) from error
+
+    def _remembered(self, token: str) -> Caller | None:
+        known = self._known.get(_digest(token))
+        if known is None or known.generation != self.issuer.keys.generation or known.expires + LEEWAY_S <= self._now():
+            return None
+        return self._caller(token, known)
+
+    async def _find(self, token: str) -> Key | None:
+        _, kid = _announced(token)
+        try:
+            return await self.issuer.keys.find(kid)
+        except KeysUnavailable as error:
+            raise _no_keys(error) from error
+
+    def _verified(self, token: str, key: Key | None) -> Caller:
+        algorithm, kid = _announced(token)
         if key is None:
             self._check_issuer(_unverified(token))
             raise refused(
                 "key", f"the issuer {self.issuer.name} has no key {kid[:40]!r}", "get a new token of that issuer"
             )
-        return key
+        if algorithm not in key.algorithms:
+            raise refused("algorithm", f"the issuer's key does not sign with {algorithm}", "get a token of the issuer")
+        claims = _decoded(token, key, algorithm)
+        self._check(claims)
+        rights = Rights.of(_at(claims, self.issuer.roles_claim))
+        known = _Known(float(claims["exp"]), self.issuer.keys.generation, str(claims["sub"]), rights)
+        self._known[_digest(token)] = known
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return self._caller(token, known)
+
+    def _caller(self, token: str, known: _Known) -> Caller:
+        granted = self._grants.find(known.principal)
+        return Caller(known.principal, known.rights if granted is None else granted, "person", Secret(token))
 
     def _check_issuer(self, claims: Mapping[str, Any]) -> None:
         said = str(claims.get("iss", ""))
@@ -157,8 +177,29 @@ def refused(cause: str, message: str, hint: str) -> errors.TokenInvalid:
     return errors.TokenInvalid(message, hint=hint, metadata={"cause": cause})
 
 
+def _no_keys(error: KeysUnavailable) -> errors.Starting:
+    return errors.Starting(str(error), hint="try again in a moment", retry_after_ms=1000)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
 def looks_signed(token: str) -> bool:
     return token.count(".") == 2
+
+
+def _announced(token: str) -> tuple[str, str]:
+    """Algorithm and key id, as the token says. Raises TokenInvalid for an algorithm that does not count."""
+    header = _header(token)
+    algorithm = str(header.get("alg", ""))
+    if algorithm not in PINNED:
+        raise refused(
+            "algorithm",
+            f"the token is signed with {algorithm[:20]!r}: only {', '.join(sorted(PINNED))} count",
+            "let the issuer sign with a key pair",
+        )
+    return algorithm, str(header.get("kid", ""))
 
 
 def _header(token: str) -> Mapping[str, Any]:

@@ -46,7 +46,34 @@ class NoticeBoard:
         """By `slug`, or by `namespace/slug` where two namespaces have it."""
         found = [
             one
-            for name, one in sorted(self._world.dashboards.items())
+            for name, one in sorted(self.world.dashboards.items())
             if slug in {one.slug, f"{one.namespace}/{one.slug}"}
         ]
         return next((one for one in found if one.namespace == "default"), found[0] if found else None)
+
+
+class BoardView(NoticeBoard):
+    """The part of another board that somebody may see: facts whose full name `may_see`."""
+
+    def __init__(self, board: NoticeBoard, may_see: Callable[[str], bool]) -> None:
+        self._board, self._may_see = board, may_see
+
+    @property
+    def world(self) -> World:
+        found = self._board.world
+        parts = ("dashboards", "pipelines", "sources", "transforms", "tables")
+        return found.changed(
+            **{
+                part: {name: facts for name, facts in getattr(found, part).items() if self._may_see(name)}
+                for part in parts
+            }
+        )
+
+    def publish(self, world: World) -> None:
+        self._board.publish(world)
+
+    async def known(self, limit_s: float) -> None:
+        await self._board.known(limit_s)
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        return self._board.listen(listener)

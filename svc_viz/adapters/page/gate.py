@@ -14,6 +14,7 @@ from tornado.web import RequestHandler
 
 from svc_viz.adapters.page.keys import cookie_value, same
 from svc_viz.adapters.page.markup import key_page, sign_in_page
+from svc_viz.adapters.page.visitors import Everybody
 
 OPEN_PATHS = frozenset({"/health", "/favicon.ico"})
 COOKIE_DAYS = 365
@@ -41,6 +42,26 @@ class Doorkeeper:
 
     def knows_key(self, given: str) -> bool:
         return same(given, self.key)
+
+    def why_not(self, request: HTTPServerRequest) -> str:
+        """What is said to whom it does not know, besides how to get in."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class IngressDoor(Doorkeeper):
+    """Where an ingress signs people in: its token is looked at with each request, and there is no key."""
+
+    visits: Everybody
+
+    def knows_browser(self, request: HTTPServerRequest) -> bool:
+        return self.visits.of(request) is not None
+
+    def knows_key(self, given: str) -> bool:
+        return False
+
+    def why_not(self, request: HTTPServerRequest) -> str:
+        return self.visits.why_not(request)
 
 
 def secure(handler: RequestHandler, nonce: str) -> None:
@@ -93,7 +114,7 @@ class SignIn(RequestHandler):
             self.finish(key_page(nonce))
             return
         self.set_status(401)
-        self.finish(sign_in_page(nonce, wrong_key=bool(given)))
+        self.finish(sign_in_page(nonce, wrong_key=bool(given), why_not=self._door.why_not(self.request)))
 
 
 class Gate(BokehTornado):

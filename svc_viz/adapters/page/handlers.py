@@ -15,15 +15,16 @@ from typing import Any
 import bokeh
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from bokeh.util.token import generate_jwt_token, generate_session_id
+from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, NotAllowed
 from svc_viz.adapters.page.gate import secure
 from svc_viz.adapters.page.markup import Shell, dashboard_page, error_page, overview_page
 from svc_viz.adapters.page.sessions import ranges_of, zones_of
+from svc_viz.adapters.page.visitors import Visit, Visits
 from svc_viz.domain.board import NoticeBoard
 from svc_viz.domain.exports import export
-from svc_viz.domain.hub import Hub
 from svc_viz.domain.state import PageState, decode
 from svc_viz.ports import Dashboard
 
@@ -56,19 +57,23 @@ class Assets:
 class Site:
     """What handlers share. `instance` differs at each start: a page that sees another one reloads itself."""
 
-    def __init__(self, board: NoticeBoard, hub: Hub) -> None:
-        self.board, self.hub = board, hub
+    def __init__(self, visits: Visits) -> None:
+        self.visits = visits
         self.assets = Assets()
         self.instance = secrets.token_urlsafe(9)
-        self.waiting: dict[str, tuple[Dashboard | None, PageState]] = {}
+        self.waiting: dict[str, tuple[Dashboard | None, PageState, Visit]] = {}
 
-    def nav(self) -> list[tuple[str, str]]:
+    def visit(self, request: HTTPServerRequest) -> Visit:
+        """Whose request it is: the gate let it in, so somebody's."""
+        return self.visits.of(request) or self.visits.nobody()
+
+    def nav(self, board: NoticeBoard) -> list[tuple[str, str]]:
         found = [("/overview", "Overview")]
-        shown = sorted(self.board.world.dashboards.values(), key=lambda one: one.name)[:6]
+        shown = sorted(board.world.dashboards.values(), key=lambda one: one.name)[:6]
         return found + [(f"/d/{one.path}", one.slug.replace("_", " ").replace("-", " ").capitalize()) for one in shown]
 
-    def shell(self, here: str, theme: str = "") -> Shell:
-        return Shell(secrets.token_urlsafe(16), self.assets.addresses, self.nav(), here, self.instance, theme)
+    def shell(self, board: NoticeBoard, here: str, theme: str = "") -> Shell:
+        return Shell(secrets.token_urlsafe(16), self.assets.addresses, self.nav(board), here, self.instance, theme)
 
 
 class Page(AuthRequestHandler):
@@ -76,9 +81,11 @@ class Page(AuthRequestHandler):
 
     def initialize(self, site: Site) -> None:
         self._site = site
+        self._visit = site.visits.nobody()
 
     async def prepare(self) -> None:
-        await self._site.board.known(FIRST_LOOK_S)
+        self._visit = self._site.visit(self.request)
+        await self._visit.board.known(FIRST_LOOK_S)
 
     async def render_session(self, dashboard: Dashboard | None, state: PageState) -> dict[str, Any]:
         """A new session's token and roots for the page's scripts."""
@@ -95,7 +102,7 @@ class Page(AuthRequestHandler):
                 "arguments": {"slug": [f"{dashboard.namespace}/{dashboard.slug}" if dashboard else ""]},
             },
         )
-        self._site.waiting[session_id] = (dashboard, state)
+        self._site.waiting[session_id] = (dashboard, state, self._visit)
         try:
             session = await app.applications["/b"].create_session_if_needed(session_id, self.request, token)
         finally:
@@ -113,7 +120,7 @@ class Page(AuthRequestHandler):
         self.finish(html)
 
     def lost(self, title: str, text: str, status: int = 404) -> None:
-        shell = self._site.shell("")
+        shell = self._site.shell(self._visit.board, "")
         self.answer(shell, error_page(shell, title, text, ("/overview", "Back to the overview")), status)
 
     def write_error(self, status_code: int, **_: Any) -> None:
@@ -121,7 +128,7 @@ class Page(AuthRequestHandler):
 
     async def show(self, dashboard: Dashboard, here: str) -> None:
         state, notes = decode(self.request.query, dashboard.spec)
-        shell = self._site.shell(here, state.theme)
+        shell = self._site.shell(self._visit.board, here, state.theme)
         config = {**await self.render_session(dashboard, state), "path": f"/d/{dashboard.path}"}
         spec = dashboard.spec
         choices = {"range": ranges_of(dashboard), "zone": zones_of(dashboard, state)}
@@ -131,7 +138,7 @@ class Page(AuthRequestHandler):
         self.answer(shell, dashboard_page(shell, dashboard, config, choices, chosen, notes))
 
     async def show_overview(self) -> None:
-        shell = self._site.shell("/overview")
+        shell = self._site.shell(self._visit.board, "/overview")
         self.answer(shell, overview_page(shell, await self.render_session(None, PageState())))
 
 
@@ -139,7 +146,7 @@ class Home(Page):
     """The only dashboard, else the overview."""
 
     async def get(self) -> None:
-        shown = list(self._site.board.world.dashboards.values())
+        shown = list(self._visit.board.world.dashboards.values())
         if len(shown) == 1:
             await self.show(shown[0], f"/d/{shown[0].path}")
         else:
@@ -153,10 +160,10 @@ class Overview(Page):
 
 class DashboardPage(Page):
     async def get(self, slug: str) -> None:
-        dashboard = self._site.board.dashboard(slug)
+        dashboard = self._visit.board.dashboard(slug)
         if dashboard is not None:
             await self.show(dashboard, f"/d/{dashboard.path}")
-        elif why := self._site.board.world.unreachable:
+        elif why := self._visit.board.world.unreachable:
             self.lost(
                 "Not there yet",
                 f"Dashboards are kept by storage, and it does not answer: {why}. This page looks again when you reload it.",
@@ -170,6 +177,7 @@ class DashboardPage(Page):
 
 class NoPage(Page):
     async def prepare(self) -> None:
+        self._visit = self._site.visit(self.request)
         self.lost("No such page", "Nothing is served at this address.")
 
 
@@ -182,16 +190,17 @@ class Csv(AuthRequestHandler):
     async def get(self, slug: str, element: str) -> None:
         secure(self, "none")
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        dashboard = self._site.board.dashboard(slug)
+        visit = self._site.visit(self.request)
+        dashboard = visit.board.dashboard(slug)
         if dashboard is None or element not in dashboard.spec.elements:
             self.set_status(404)
             self.finish("There is no such chart.\n")
             return
         state, _ = decode(self.request.query, dashboard.spec)
         try:
-            data = await export(dashboard, element, state, self._site.board.world.tables, self._site.hub.query)
+            data = await export(dashboard, element, state, visit.board.world.tables, visit.hub.query)
         except MillraceError as error:
-            self.set_status(503)
+            self.set_status(403 if isinstance(error, NotAllowed) else 503)
             self.finish(f"{error.message} [{error.reason}]\n")
             return
         self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")

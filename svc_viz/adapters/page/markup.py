@@ -237,7 +237,11 @@ def _bare(nonce: str, body: str) -> str:
     )
 
 
-def sign_in_page(nonce: str, *, wrong_key: bool) -> str:
+def sign_in_page(nonce: str, *, wrong_key: bool, why_not: str = "") -> str:
+    """`why_not`: what is wrong with the ingress' token, where an ingress signs people in."""
+    if why_not:
+        how = "Sign in again where this page is opened from; if that does not help, show this to whoever runs it."
+        return _bare(nonce, f"<h1>Millrace</h1><p>You are not signed in: {esc(why_not)}.</p><p>{how}</p>")
     why = "That key is not this page's key. " if wrong_key else ""
     how = "On the machine that runs it: <code>millrace open</code>"
     return _bare(

@@ -16,11 +16,12 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
-from svc_viz.adapters.page.gate import CookieUser, Doorkeeper, Gate
+from svc_viz.adapters.page.gate import CookieUser, Doorkeeper, Gate, IngressDoor
 from svc_viz.adapters.page.handlers import TOKEN_S, NoPage, Site, patterns
 from svc_viz.adapters.page.keys import load_key, secret_of
 from svc_viz.adapters.page.overview import OverviewSession
 from svc_viz.adapters.page.sessions import DashboardSession
+from svc_viz.adapters.page.visitors import Everybody, OnePerson
 from svc_viz.domain.board import NoticeBoard
 from svc_viz.domain.desk import Desk
 from svc_viz.domain.hub import Hub
@@ -48,12 +49,14 @@ class PageServer:
         port: int,
         hosts: Collection[str] = (),
         reuse_port: bool = False,
+        people: Everybody | None = None,
     ) -> None:
-        self._board, self._hub = board, hub
+        """`people`: who an ingress signs in; None: the one who has the key."""
         self._home, self._host, self._port, self._more_hosts, self._reuse = home, host, port, tuple(hosts), reuse_port
         self._server: BaseServer | None = None
         self._http: Any = None
-        self.site = Site(board, hub)
+        self._people = people
+        self.site = Site(people or OnePerson(board, hub))
         self.key = ""
 
     @property
@@ -78,6 +81,8 @@ class PageServer:
             name.lower() for name in self._more_hosts
         }
         door = Doorkeeper(self.key, self._port, frozenset(hosts))
+        if self._people is not None:
+            door = IngressDoor(self.key, self._port, frozenset(hosts), self._people)
         app = Gate(
             {"/b": Application(FunctionHandler(self._make))},
             door,
@@ -118,14 +123,14 @@ class PageServer:
 
     def _fill(self, doc: Document) -> None:
         context: Any = doc.session_context
-        dashboard, state = self.site.waiting.get(context.id, (None, PageState()))
+        dashboard, state, visit = self.site.waiting.get(context.id, (None, PageState(), self.site.visits.nobody()))
         if dashboard is None:
             slug = (context.request.arguments.get("slug") or [""])[0]
-            dashboard = self._board.dashboard(slug) if slug else None
+            dashboard = visit.board.dashboard(slug) if slug else None
         if dashboard is None:
-            OverviewSession(doc, self._board)
+            OverviewSession(doc, visit.board)
             return
-        DashboardSession(doc, Desk(dashboard, state, self._hub, self._board), self._board)
+        DashboardSession(doc, Desk(dashboard, state, visit.hub, visit.board), visit.board)
 
     async def stop(self) -> None:
         """Closes the port and every connection, so that browsers look for the next instance at once. Safe to repeat."""

@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from millrace import errors
 from millrace.laptop.home import write_private
+from millrace.server.rights import INCLUDED
 from millrace.server.tokens import AUDIENCE, LOCAL_ISSUER, ROLES_CLAIM
 
 ALGORITHM = "EdDSA"
+ROLES = tuple(INCLUDED)
 _AGAIN = "remove it and sign anew: every token that it signed ends"
 
 

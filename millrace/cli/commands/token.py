@@ -9,8 +9,7 @@ import click
 
 from millrace.cli.options import Command, Settings, pass_settings
 from millrace.cli.terminal import note
-from millrace.laptop.issuer import sign
-from millrace.server.rights import INCLUDED
+from millrace.laptop.issuer import ROLES, sign
 
 _SCOPE = re.compile(r"\*|[a-z][a-z0-9_]{0,62}(\.[a-z][a-z0-9_]{0,62})?")
 _LIFE = re.compile(r"([0-9]{1,5})([mhd])")
@@ -60,8 +59,8 @@ def _rights(grants: tuple[str, ...]) -> dict[str, list[str]]:
             raise click.BadParameter(
                 f"`{scope}` is neither a namespace, a namespace.table nor *", param_hint="SCOPE=ROLE"
             )
-        if role not in INCLUDED:
-            raise click.BadParameter(f"`{grant}`: the role is one of {', '.join(INCLUDED)}", param_hint="SCOPE=ROLE")
+        if role not in ROLES:
+            raise click.BadParameter(f"`{grant}`: the role is one of {', '.join(ROLES)}", param_hint="SCOPE=ROLE")
         found.setdefault(scope, []).append(role)
     return found
 

@@ -62,9 +62,10 @@ def objects(graph: Yaml, policy: Yaml, allowed: Edges) -> Iterator[tuple[str, Ya
             traffic = {**policy["destination"], **policy["destinations"].get(host, {}), "tls": {"mode": "ISTIO_MUTUAL"}}
             spec = {"host": full, "exportTo": [".", gateway], "trafficPolicy": traffic}
             yield "destinationrules", thing(NETWORKING, "DestinationRule", host, home, spec)
+        first = f"{facts['hosts'][0]}.{home}.svc.cluster.local"  # the balanced one: people never choose a replica
         inside = [
             {**route, "name": f"{callee}-{route['name']}"}
-            for route in routes(allowed.get((callee, "ingress"), []), policy, full, facts["port"])
+            for route in routes(allowed.get((callee, "ingress"), []), policy, first, facts["port"])
         ]
         ways_in += inside
     spec = {**policy["ingress"], "exportTo": [gateway], "http": [*ways_in, *policy["ingress"]["http"]]}
@@ -87,12 +88,12 @@ def objects(graph: Yaml, policy: Yaml, allowed: Edges) -> Iterator[tuple[str, Ya
 
 def service_config(known: dict[str, Rpc], policy: Yaml) -> str:
     """For channels outside the mesh. Deadlines are the callers' (docs/reference/calls.md): a limit here would cut longer ones."""
-    configs = []
+    configs = list[Yaml]()
     for kind, rule in policy["classes"].items():
         names = [{"service": r.service, "method": r.name} for r in known.values() if r.kind == kind]
         if rule["attempts"] and names and (codes := policy["when"][rule["when"]]["grpc"]):
             first = f"{int(policy['backoff']['first'].removesuffix('ms')) / 1000}s"
-            retries = {
+            retries: Yaml = {
                 "maxAttempts": rule["attempts"] + 1,
                 "initialBackoff": first,
                 "maxBackoff": "1s",

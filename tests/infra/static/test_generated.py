@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from millrace.client.service_config import SERVICE_CONFIG
-from tests.codebase.tree import ROOT
+from tests.codebase.tree import ROOT, SERVICES
 
 COPIED = ("istio", "protos", "third_party", "millrace", "docs/reference")
 STORAGE = "millrace.storage.v1.StorageService"
@@ -99,6 +99,12 @@ def test_routes_say_what_each_class_allows() -> None:
     assert list(routes)[-1] == "fallback"
     assert "match" not in routes["fallback"]
     assert all("timeout" not in route and "perTryTimeout" not in route["retries"] for route in routes.values())
+
+
+def test_people_come_to_the_balanced_host_of_each_service() -> None:
+    routes = [route for route in objects("ingress")["ingress"]["http"] if "route" in route]
+    hosts = {entry["destination"]["host"].split(".")[0] for route in routes for entry in route["route"]}
+    assert hosts == {*SERVICES, "viz-page"}
 
 
 def test_outside_the_mesh_the_same_calls_are_repeated() -> None:

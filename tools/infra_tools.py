@@ -199,7 +199,13 @@ def make_collector(folder: Path) -> None:
         }
         recipe["dist"] = {"module": "tools.invalid/otelcol", "name": "otelcol", "output_path": str(work / "otelcol")}
         (work / "builder.yaml").write_text(json.dumps(recipe))
-        run(["./builder", "--config=builder.yaml"], work, CGO_ENABLED="0", GOWORK="off", GOFLAGS="-buildvcs=false")
+        run(
+            [str(work / "builder"), "--config=builder.yaml"],
+            work,
+            CGO_ENABLED="0",
+            GOWORK="off",
+            GOFLAGS="-buildvcs=false",
+        )
         shutil.copy(work / "otelcol" / "otelcol", folder / "otelcol")
 
 

@@ -56,7 +56,6 @@ TOOLS: dict[str, Callable[[], object]] = {
     "chromium": chromium_path,
     "istio-definitions": functools.cache(istio_definitions.definitions),
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
-    "kustomize": lambda: infra_tools.tool("kustomize").made() or shutil.which("go"),
     "namespaces": functools.cache(_makes_namespaces),
     "postgres": _runs_as_others,
     "strace": lambda: shutil.which("strace"),

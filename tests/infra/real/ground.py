@@ -25,10 +25,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from millrace.laptop.servers.cassandra import free_ports
 from millrace.laptop.servers.process import Process
-from tests.infra.rendered import program
+from tools import infra_tools
 
 START_LIMIT_S = 90.0
 HERE = "127.0.0.1"
+
+
+def program(name: str) -> Path:
+    """Of the tool `name`, which is made when it is missing. Raises infra_tools.Refused."""
+    wanted = infra_tools.tool(name)
+    infra_tools.make(wanted)
+    return wanted.folder / wanted.programs[0]
 
 
 @dataclass(slots=True)

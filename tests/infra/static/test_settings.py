@@ -14,8 +14,6 @@ from millrace.server.settings import SettingsError
 from tests.codebase.tree import SERVICES
 from tests.infra.rendered import OVERLAYS, Pod, overlay, pods
 
-pytestmark = pytest.mark.needs("kustomize")
-
 OTHERS = {"TMPDIR"}
 """Read by Python's own library."""
 NAMES_FILES = ("_FILE", "_CA", "_CERT", "_KEY")

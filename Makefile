@@ -10,7 +10,7 @@ FLEET := memory,s3
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores infra-static infra-test clean server-set dev-set weed-set
+.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores infra-static infra-test pulumi-test clean server-set dev-set weed-set
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +52,14 @@ fleet: dev-set ## two replicas over S3: kills, stops, 10,000 versions watched (1
 infra-static: dev-set ## every overlay of manifests/ and istio/ against schemas and rules, without a cluster: seconds
 	@exec $(RUN)/python tools/infra_static.py
 
+pulumi-test: ## the AWS stacks of pulumi/ run without AWS: what they make, the policy pack, IAM; .venv-pulumi is its own
+	@$(PYTHON) tools/install.py pulumi && exec .venv-pulumi/bin/python -m pytest -c pulumi/pytest.ini --rootdir . --confcutdir tests/infra/pulumi -q
+
 infra-test: dev-set ## against real parts: Kubernetes' API, Istio, Envoy; builds them once, outside the tree (tools/infra_tools.py)
 	@$(RUN)/python tools/infra_tools.py && $(RUN)/python -m pytest tests/infra/real -q -p no:cacheprovider
 
 clean: down ## remove .venv and caches; data (.millrace) stays
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-pulumi build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@[ ! -d .millrace ] || echo "the data stays: remove it with \`rm -r .millrace\`"
 

@@ -30,7 +30,8 @@ for group, shape in {"": says.nodes, "cassandra": says.cassandra}.items():
         NodeGroup(f"{name}-{group or 'services'}", NodeGroupArgs(
             cluster=cluster.name, role_arn=nodes.arn, subnets=network.private, nodes=shape, tags=tags, only_for=group,
         ))  # fmt: skip
-addons = Addons(name, AddonsArgs(cluster=cluster, key_arn=key.arn, prefix=name, tags=tags))
+lag = HERE.parent / "manifests/components/autoscale-lag/adapter-values.yaml" if says.overlay != "dev" else None
+addons = Addons(name, AddonsArgs(cluster=cluster, key_arn=key.arn, prefix=name, tags=tags, lag=lag))
 inside = pulumi.ResourceOptions(depends_on=[addons])
 mesh = Mesh(name, MeshArgs(
     provider=cluster.kubernetes, values=HERE.parent / "istio/base/meshconfig.yaml",

@@ -88,7 +88,7 @@ def venv_version(venv: Path) -> str:
 
 def usable(name: str) -> bool:
     found = venv_version(venv_of(name)).split(".")[:2]
-    asked = [python_of(name), "-m", "pip", "--version"]
+    asked: list[str] = [str(python_of(name)), "-m", "pip", "--version"]
     return found in SUPPORTED and subprocess.run(asked, capture_output=True).returncode == 0
 
 

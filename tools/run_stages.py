@@ -36,10 +36,14 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "imports": ("lint-imports", "--no-cache"),
     "types": ("mypy",),
 }
-TESTS = ("codebase", "unit", "infra", "contract", "integration", "e2e", "browser", "chaos")
-LONGEST_FIRST = (*CHECKS, "chaos", "integration", "contract", "e2e", "unit", "browser", "codebase")
-FOLDERS = {"infra": "infra/static"}
+TESTS = ("codebase", "unit", "infra", "pulumi", "contract", "integration", "e2e", "browser", "chaos")
+LONGEST_FIRST = (*CHECKS, "chaos", "integration", "contract", "e2e", "unit", "browser", "infra", "pulumi", "codebase")
+FOLDERS = {"infra": ("infra/static",), "pulumi": ("infra/pulumi", "infra/policy")}
 """Where a stage's tests are, unless in the folder of its name: those in infra/real need an hour's builds (`make infra-test`)."""
+ELSEWHERE = {
+    "pulumi": (".venv-pulumi", ("-c", "pulumi/pytest.ini", "--rootdir", ".", "--confcutdir", "tests/infra/pulumi"))
+}
+"""Stages with a virtual environment of their own, which is made when it is missing, and what pytest is told there."""
 STAGE_LIMIT_S = 1200
 POLL_S = 0.2
 NO_TESTS_COLLECTED = 5
@@ -101,14 +105,21 @@ def check(stage: str, output: IO[bytes]) -> Outcome:
 
 
 def tests(stage: str, output: IO[bytes]) -> Outcome:
-    folder = ROOT / "tests" / FOLDERS.get(stage, stage)
-    if not any(folder.rglob("test_*.py")):
+    folders = [f"tests/{folder}" for folder in FOLDERS.get(stage, (stage,))]
+    if not any(True for folder in folders for _ in (ROOT / folder).rglob("test_*.py")):
         return Outcome(stage, note="no tests yet")
+    python: str = sys.executable
+    told: tuple[str, ...] = ()
+    if stage in ELSEWHERE:
+        venv, told = ELSEWHERE[stage]
+        python = str(ROOT / venv / "bin" / "python")
+        if code := run([sys.executable, "tools/install.py", stage], output):
+            return Outcome(stage, failed=1, note=f"its environment could not be made: exit {code}")
     color = "yes" if sys.stdout.isatty() else "auto"
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
-        arguments = ["-q", f"--color={color}", f"--junitxml={report}", str(folder.relative_to(ROOT))]
-        code = run([sys.executable, "-m", "pytest", *arguments], output)
+        arguments = ["-q", f"--color={color}", f"--junitxml={report}", *told, *folders]
+        code = run([python, "-m", "pytest", *arguments], output)
         finished = report.exists()  # pytest writes it last: without it the stage died, whatever its exit code says
         outcome = counted(stage, report) if finished else Outcome(stage)
     if code == NO_TESTS_COLLECTED:

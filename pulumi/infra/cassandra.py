@@ -93,7 +93,8 @@ class Cassandra(pulumi.ComponentResource):
         )
         self._secret(_CA, {"tls.crt": cert.cert_pem, "tls.key": key.private_key_pem})
         self._custom("cert-manager.io/v1", "Issuer", _CA, {"ca": {"secretName": _CA}}, certificates)
-        return cert.cert_pem
+        pem: pulumi.Output[str] = cert.cert_pem
+        return pem
 
     def _certificate(self, certificates: pulumi.Resource) -> k8s.apiextensions.CustomResource:
         """Of the nodes, as the stores that Java reads; turned a month before its end."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi_aws as aws
 import pulumi_kubernetes as k8s
-from infra import identity
+import yaml
+from infra import charts, identity
 from infra.settings import Nodes
 
 import pulumi
 
 LOGS = ("api", "audit", "authenticator", "controllerManager", "scheduler")
+PROMETHEUS = {"url": "http://prometheus.telemetry.svc", "port": 9090}
 _OF_CLUSTER = ("AmazonEKSClusterPolicy",)
 _OF_NODES = ("AmazonEKSWorkerNodePolicy", "AmazonEC2ContainerRegistryReadOnly")
 
@@ -162,6 +165,8 @@ class AddonsArgs:
     key_arn: pulumi.Input[str]
     prefix: str
     tags: Mapping[str, str]
+    lag: Path | None = None
+    """Values for prometheus-adapter, which gives autoscalers the pipeline's lag; None: they look at the CPU alone."""
 
 
 class Addons(pulumi.ComponentResource):
@@ -182,6 +187,11 @@ class Addons(pulumi.ComponentResource):
         self._addon("coredns")
         self._addon("metrics-server")
         self._addon("aws-ebs-csi-driver", volumes)
+        inside = pulumi.ResourceOptions(parent=self, provider=args.cluster.kubernetes)
+        if args.lag:
+            values = {**yaml.safe_load(args.lag.read_text()), "prometheus": PROMETHEUS}
+            lag = charts.ChartArgs(chart="prometheus-adapter", namespace="kube-system", values=values)
+            charts.install("prometheus-adapter", lag, inside)
         k8s.storage.v1.StorageClass(
             f"{name}-gp3",
             metadata={"name": "gp3", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
@@ -190,7 +200,7 @@ class Addons(pulumi.ComponentResource):
             reclaim_policy="Retain",
             volume_binding_mode="WaitForFirstConsumer",
             allow_volume_expansion=True,
-            opts=pulumi.ResourceOptions(parent=self, provider=args.cluster.kubernetes),
+            opts=inside,
         )
         self.register_outputs({})
 

@@ -33,7 +33,9 @@ class WorkloadRole(pulumi.ComponentResource):
     def __init__(self, name: str, args: WorkloadRoleArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("millrace:infra:WorkloadRole", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        trust = pulumi.Output.all(args.provider_arn, args.issuer).apply(lambda told: _trust(*told, args.account))
+        trust = pulumi.Output.all(args.provider_arn, args.issuer).apply(
+            lambda told: _trust(told[0], told[1], args.account)
+        )
         role = aws.iam.Role(name, name=name, assume_role_policy=trust, tags={**args.tags}, opts=child)
         if args.statements is not None:
             document = pulumi.Output.from_input(args.statements).apply(policy)

@@ -31,6 +31,7 @@ class Network(pulumi.ComponentResource):
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("millrace:infra:Network", name, None, opts)
         self._name, self._args = name, args
+        self._gateways: list[aws.ec2.NatGateway] = []
         self._child = pulumi.ResourceOptions(parent=self)
         self._vpc = aws.ec2.Vpc(
             name,
@@ -107,9 +108,9 @@ class Network(pulumi.ComponentResource):
                 tags={**self._args.tags, "Name": zone},
                 opts=self._child,
             )
-            self._shared = gateway if zone == self._args.network.zones[0] else self._shared
+            self._gateways.append(gateway)
         else:
-            gateway = self._shared
+            gateway = self._gateways[0]
         aws.ec2.Route(
             f"{self._name}-private-{zone}",
             route_table_id=table.id,

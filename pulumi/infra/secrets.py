@@ -44,7 +44,8 @@ class Secrets(pulumi.ComponentResource):
         made = random.RandomPassword(
             f"token-{what}", length=_LENGTH, special=False, opts=pulumi.ResourceOptions(parent=self)
         )
-        return made.result
+        token: pulumi.Output[str] = made.result
+        return token
 
     def _secret(self, name: str, content: Mapping[str, pulumi.Input[str]]) -> k8s.core.v1.Secret:
         return k8s.core.v1.Secret(

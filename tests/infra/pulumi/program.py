@@ -23,7 +23,8 @@ import pulumi
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "pulumi"
 DIGEST = "sha256:" + "5" * 64
-DIRECTORY = "kubernetes:kustomize.k8s.io/v2:Directory"
+_SIGNATURE, _SECRET = pulumi.runtime.rpc._special_sig_key, pulumi.runtime.rpc._special_secret_sig
+DIRECTORY = "kubernetes:kustomize/v2:Directory"
 STACKS: dict[str, tuple[str, dict[str, str]]] = {
     "dev": ("dev", {}),
     "prod": ("prod", {}),
@@ -59,11 +60,20 @@ class Run:
         return found
 
 
+def _opened(value: Any) -> Any:
+    """Without the envelopes around secrets."""
+    if isinstance(value, Mapping):
+        if value.get(_SIGNATURE) == _SECRET:
+            return _opened(value["value"])
+        return {key: _opened(one) for key, one in value.items()}
+    return [_opened(one) for one in value] if isinstance(value, list) else value
+
+
 class Mocks(pulumi.runtime.Mocks):
     """What a cloud would answer: inputs, and the few outputs that the program goes on with."""
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        arn = f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:eu-central-1:222222222222:{args.name}"
+        arn = f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:us-east-1:222222222222:{args.name}"
         made = {"arn": arn, **_MADE.get(args.typ, lambda _: {})(args.name)}
         return f"{args.name}-id", {**args.inputs, **made}
 
@@ -79,14 +89,14 @@ _MADE: dict[str, Any] = {
     },
     "aws:kms/key:Key": lambda name: {
         "keyId": f"{name}-key",
-        "arn": f"arn:aws:kms:eu-central-1:222222222222:key/{name}",
+        "arn": f"arn:aws:kms:us-east-1:222222222222:key/{name}",
     },
     "aws:iam/openIdConnectProvider:OpenIdConnectProvider": lambda name: {
         "arn": "arn:aws:iam::222222222222:oidc-provider/oidc.example/id/ABC"
     },
     "aws:ec2/launchTemplate:LaunchTemplate": lambda name: {"latestVersion": 1},
     "aws:ecr/repository:Repository": lambda name: {
-        "repositoryUrl": f"222222222222.dkr.ecr.eu-central-1.amazonaws.com/{name}"
+        "repositoryUrl": f"222222222222.dkr.ecr.us-east-1.amazonaws.com/{name}"
     },
     "random:index/randomPassword:RandomPassword": lambda name: {"result": f"a-secret-of-{name}"},
     "tls:index/privateKey:PrivateKey": lambda name: {"privateKeyPem": "PRIVATE"},
@@ -108,7 +118,7 @@ class Monitor(pulumi.runtime.mocks.MockMonitor):
             kept = Recorded(
                 request.type,
                 request.name,
-                pulumi.runtime.rpc.deserialize_properties(request.object),
+                _opened(pulumi.runtime.rpc.deserialize_properties(request.object)),
                 request.custom,
                 request.protect,
                 request.parent,
@@ -143,7 +153,6 @@ def run_with(stack: str, config: Mapping[str, str]) -> Run:
     monitor = Monitor(made)
     pulumi.runtime.set_mocks(Mocks(), "millrace", stack, preview=False, monitor=monitor)
     pulumi.runtime.set_all_config(dict(config))
-    pulumi.runtime.test(lambda: None)  # imports what the decorator needs before the path is ours
     _execute()
     for folder, transforms in monitor.folders:
         made.resources += _rendered(folder, transforms)
@@ -188,6 +197,23 @@ def render(folder: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(_yaml(folder)))
 
 
+def objects(of: Run) -> list[dict[str, Any]]:
+    """What would be sent to the cluster, as Kubernetes writes it: our own objects and the overlay's. Charts and folders are not objects."""
+    kinds = [one for one in of.resources if one.type.startswith("kubernetes:") and "kind" in one.props]
+    return [_whole_numbers(dict(one.props)) for one in kinds]
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Pulumi's wire knows only floats."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole_numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(one) for one in value]
+    return value
+
+
 def rules() -> Any:
     """The policy pack's module; it names no package, as Pulumi runs it."""
     sys.path.insert(0, str(PROGRAM / "policy"))
@@ -202,3 +228,11 @@ def checked(one: Recorded) -> list[str]:
     pack = rules()
     asked = pack.Resource(one.type, one.props, one.protect)
     return [f"{name}: {one.name}: {wrong}" for name, (rule, _) in pack.RULES.items() for wrong in rule(asked)]
+
+
+if __name__ == "__main__":
+    # program.py FOLDER: one YAML file per stack, for a server-side dry run.
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for stack in STACKS:
+        (folder / f"{stack}.yaml").write_text(yaml.safe_dump_all(objects(run(stack)), sort_keys=False))

@@ -65,7 +65,9 @@ class Wrapped:
             given = inner(*args, **kwargs)
             if inspect.isawaitable(given):
                 return self._awaited(method, given)
-            if hasattr(given, "__aenter__"):
+            if hasattr(given, "__aenter__") and not hasattr(
+                given, "__enter__"
+            ):  # nullcontext is both, and has no answer
                 return self._entered(method, given)
             return given
 

@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 class Forked:
     """A process started by the nursery, as far as `subprocess.Popen` is needed here."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
-        self._nursery, self.pid = nursery, pid
+    def __init__(self, nursery: Nursery, number: int, pid: int) -> None:
+        self._nursery, self._number, self.pid = nursery, number, pid
 
     @property
     def returncode(self) -> int | None:
-        return self._nursery.ended.get(self.pid)
+        return self._nursery.ended.get(self._number)
 
     def poll(self) -> int | None:
         return self.returncode
@@ -63,6 +63,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self.ended: dict[int, int] = {}
+        """By the number of its birth: the system gives a pid again."""
         self._born: dict[int, int] = {}
         self._changed = threading.Condition()
         self._asking = threading.Lock()
@@ -100,14 +101,19 @@ class Nursery:
         with self._changed:
             if not self._changed.wait_for(lambda: number in self._born, timeout=60):
                 raise TimeoutError("the nursery does not answer")
-        return Forked(self, self._born[number])
+        return Forked(self, number, self._born[number])
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
+        numbers: dict[int, int] = {}  # pid -> its newest birth
         for line in self._process.stdout:
             kind, first, second = line.split()
             with self._changed:
-                (self._born if kind == "born" else self.ended)[int(first)] = int(second)
+                if kind == "born":
+                    self._born[int(first)] = int(second)
+                    numbers[int(second)] = int(first)
+                else:
+                    self.ended[numbers[int(first)]] = int(second)
                 self._changed.notify_all()
 
     def close(self) -> None:

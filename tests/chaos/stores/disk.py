@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,15 +39,12 @@ class Local:
         if not self._mounted:
             raise RuntimeError("a full disk needs the right to mount one (root)")
         filler = self._data / f"filler-{trouble.at_s}"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"\0" * 65536)
-                    file.flush()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError), filler.open("wb") as file:  # full already, when two troubles meet
+            while True:
+                file.write(b"\0" * 65536)
+                file.flush()
         await asyncio.sleep(trouble.seconds)
-        os.unlink(filler)
+        filler.unlink(missing_ok=True)
 
     async def after(self, home: Path) -> None:
         if self._mounted:

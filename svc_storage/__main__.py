@@ -20,6 +20,7 @@ from svc_storage.adapters.observed import ObservedBackend, Signals
 from svc_storage.adapters.pandas_guard import run_without_pandas
 from svc_storage.adapters.runs import MaintenanceRuns
 from svc_storage.adapters.users import ResourceUsers
+from svc_storage.adapters.works import ResourceWorks
 from svc_storage.config import Settings
 from svc_storage.domain.control.leadership import Fleet, Leadership
 from svc_storage.domain.control.leases import Leases
@@ -52,6 +53,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         files=files,
         reading=ThreadPoolExecutor(settings.workers, thread_name_prefix="reads"),
         users=ResourceUsers,
+        pipelines=ResourceWorks,
         archive=archive_of(settings),
         direct_files=settings.direct_files,
     )

@@ -27,6 +27,9 @@ COMMANDS: dict[str, Entry] = {
     "up": Entry("up", "Start the five services and the demo.", "Run"),
     "down": Entry("down", "Stop what `millrace up` started.", "Run"),
     "status": Entry("status", "Show services, sources, transforms and tables, and what is wrong.", "Run"),
+    "explain-freshness": Entry(
+        "explain_freshness", "Name the hop that holds a table's data up, with the evidence.", "Run"
+    ),
     "open": Entry("open", "Open the page in a browser.", "Run"),
     "token": Entry(
         "token", "Sign a token with some rights, for a person or program that calls this laptop's services.", "Run"

@@ -78,6 +78,10 @@ SERVICE_CONFIG = """{
     },
     {
      "service": "millrace.storage.v1.StorageService",
+     "method": "ExplainFreshness"
+    },
+    {
+     "service": "millrace.storage.v1.StorageService",
      "method": "ListVersions"
     },
     {

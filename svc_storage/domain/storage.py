@@ -14,6 +14,8 @@ from svc_storage.domain.control.leadership import Fleet
 from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.control.requests import Answers
 from svc_storage.domain.control.resources import Resources
+from svc_storage.domain.freshness.explain import Freshness
+from svc_storage.domain.freshness.works import Pipelines
 from svc_storage.domain.maintenance.work import Maintenance
 from svc_storage.domain.opened import Opened
 from svc_storage.domain.reading.key_tables import KeyTables
@@ -32,7 +34,7 @@ class Users(Dependents, ReaderMarks, Lineage, Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """What the domain needs beside the store. `files`: threads that write, `reading`: threads that read, so that readers never hold up
-    a commit. `users`: made over the resources, whose specs only an adapter can read."""
+    a commit. `users`, `pipelines`: made over the resources, whose specs only an adapter can read."""
 
     clock: Clock
     leases: Leases
@@ -41,6 +43,7 @@ class Around:
     files: Executor
     reading: Executor
     users: Callable[[Resources, Clock], Users]
+    pipelines: Callable[[Resources, Clock], Pipelines]
     archive: Archive | None = None
     direct_files: bool = False
 
@@ -59,6 +62,7 @@ class Storage:
         self.lookups = Lookups(self.opened, around.reading)
         transfers = Transfers(self.opened, catalog, backend, clock, around.files, around.archive)
         self.maintenance = Maintenance(self.opened, catalog, users, users, clock, around.policy, transfers)
+        self.freshness = Freshness(self.opened, around.pipelines(self.resources, clock), around.leases, clock)
         self.upkeep = Upkeep(self.opened, catalog, backend, users, clock, around.policy)
         self._key_tables, self._expiry = KeyTables(self.opened), Expiry(self.resources, clock)
 

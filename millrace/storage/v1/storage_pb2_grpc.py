@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from millrace.storage.v1 import freshness_pb2 as millrace_dot_storage_dot_v1_dot_freshness__pb2
 from millrace.storage.v1 import lookup_pb2 as millrace_dot_storage_dot_v1_dot_lookup__pb2
 from millrace.storage.v1 import maintenance_pb2 as millrace_dot_storage_dot_v1_dot_maintenance__pb2
 from millrace.storage.v1 import merge_pb2 as millrace_dot_storage_dot_v1_dot_merge__pb2
@@ -157,6 +158,11 @@ class StorageServiceStub:
                 '/millrace.storage.v1.StorageService/DeleteWriter',
                 request_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.SerializeToString,
                 response_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.FromString,
+                _registered_method=True)
+        self.ExplainFreshness = channel.unary_unary(
+                '/millrace.storage.v1.StorageService/ExplainFreshness',
+                request_serializer=millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessRequest.SerializeToString,
+                response_deserializer=millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessResponse.FromString,
                 _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/millrace.storage.v1.StorageService/ListVersions',
@@ -365,6 +371,14 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainFreshness(self, request, context):
+        """Which hop holds the table's data up: its sources, the transforms on the way, their leases, dead letters, commits, named readers. Answers within
+        2 s; what does not answer by then is an UNKNOWN hop. A table whose store is away is an answer too. NOT_FOUND TABLE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListVersions(self, request, context):
         """The versions that can still be read, newest first.
         """
@@ -494,6 +508,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.DeleteWriter,
                     request_deserializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.FromString,
                     response_serializer=millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.SerializeToString,
+            ),
+            'ExplainFreshness': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainFreshness,
+                    request_deserializer=millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessRequest.FromString,
+                    response_serializer=millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -1150,6 +1169,33 @@ class StorageService:
             '/millrace.storage.v1.StorageService/DeleteWriter',
             millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterRequest.SerializeToString,
             millrace_dot_storage_dot_v1_dot_maintenance__pb2.DeleteWriterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainFreshness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.storage.v1.StorageService/ExplainFreshness',
+            millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessRequest.SerializeToString,
+            millrace_dot_storage_dot_v1_dot_freshness__pb2.ExplainFreshnessResponse.FromString,
             options,
             channel_credentials,
             insecure,

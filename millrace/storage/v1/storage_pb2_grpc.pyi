@@ -5,6 +5,7 @@ Named, typed, versioned tables: appended exactly once, read at a version, watche
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from millrace.storage.v1 import freshness_pb2 as _freshness_pb2
 from millrace.storage.v1 import lookup_pb2 as _lookup_pb2
 from millrace.storage.v1 import maintenance_pb2 as _maintenance_pb2
 from millrace.storage.v1 import merge_pb2 as _merge_pb2
@@ -127,6 +128,10 @@ class StorageServiceStub:
     """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
     it first. NOT_FOUND RESOURCE_NOT_FOUND.
     """
+    ExplainFreshness: _grpc.UnaryUnaryMultiCallable[_freshness_pb2.ExplainFreshnessRequest, _freshness_pb2.ExplainFreshnessResponse]
+    """Which hop holds the table's data up: its sources, the transforms on the way, their leases, dead letters, commits, named readers. Answers within
+    2 s; what does not answer by then is an UNKNOWN hop. A table whose store is away is an answer too. NOT_FOUND TABLE_NOT_FOUND.
+    """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ListVersionsRequest, _storage_pb2.ListVersionsResponse]
     """The versions that can still be read, newest first."""
 
@@ -225,6 +230,10 @@ class StorageServiceAsyncStub(StorageServiceStub):
     DeleteWriter: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.DeleteWriterRequest, _maintenance_pb2.DeleteWriterResponse]  # type: ignore[assignment]
     """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
     it first. NOT_FOUND RESOURCE_NOT_FOUND.
+    """
+    ExplainFreshness: _aio.UnaryUnaryMultiCallable[_freshness_pb2.ExplainFreshnessRequest, _freshness_pb2.ExplainFreshnessResponse]  # type: ignore[assignment]
+    """Which hop holds the table's data up: its sources, the transforms on the way, their leases, dead letters, commits, named readers. Answers within
+    2 s; what does not answer by then is an UNKNOWN hop. A table whose store is away is an answer too. NOT_FOUND TABLE_NOT_FOUND.
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_storage_pb2.ListVersionsRequest, _storage_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """The versions that can still be read, newest first."""
@@ -465,6 +474,16 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_maintenance_pb2.DeleteWriterResponse, _abc.Awaitable[_maintenance_pb2.DeleteWriterResponse]]:
         """Forgets a writer: position and owner go, its epoch is used up. FAILED_PRECONDITION LEASE_HELD while its stream is open here or its lease is held: end
         it first. NOT_FOUND RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainFreshness(
+        self,
+        request: _freshness_pb2.ExplainFreshnessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_freshness_pb2.ExplainFreshnessResponse, _abc.Awaitable[_freshness_pb2.ExplainFreshnessResponse]]:
+        """Which hop holds the table's data up: its sources, the transforms on the way, their leases, dead letters, commits, named readers. Answers within
+        2 s; what does not answer by then is an UNKNOWN hop. A table whose store is away is an answer too. NOT_FOUND TABLE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

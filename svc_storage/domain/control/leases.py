@@ -28,6 +28,16 @@ class _Sight:
     since_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseSight:
+    """A lease as this process sees it. `holder`: of now, or the last one known; `silent_ms`: since its last renewal was seen."""
+
+    holder: str
+    epoch: int
+    held: bool
+    silent_ms: int
+
+
 class Leases:
     """Call `start` once before use. Is also the committer's `LeaseCheck`."""
 
@@ -123,6 +133,17 @@ class Leases:
         run_out = await self._run_out(name)
         row = await self._store.run(lambda tx: tx.lease(name))
         return row is not None and bool(row.holder) and (row.epoch, row.renewals) != run_out
+
+    async def sight(self, name: str) -> LeaseSight:
+        """Who has it, and whether they still renew it."""
+        run_out = await self._run_out(name)
+        row = await self._store.run(lambda tx: tx.lease(name))
+        if row is None:
+            return LeaseSight("", 0, held=False, silent_ms=0)
+        sight = self._seen.get(name)
+        silent_ms = 0 if sight is None else int((self._clock.monotonic_s() - sight.since_s) * 1_000)
+        held = bool(row.holder) and (row.epoch, row.renewals) != run_out
+        return LeaseSight(row.holder, row.epoch, held=held, silent_ms=silent_ms)
 
     async def raise_floor(self, lease: str, epoch: int) -> None:
         """The next Acquire gets more than `epoch`: a writer bound to the lease has taken it."""

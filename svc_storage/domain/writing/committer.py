@@ -33,6 +33,7 @@ from svc_storage.domain.writing.group import SAMPLE, Ack, Group, Pace, Pending, 
 from svc_storage.domain.writing.landing import WHOLE, Landing, follows
 from svc_storage.domain.writing.rehearsal import Rehearsal
 from svc_storage.domain.writing.schema_change import SchemaChange
+from svc_storage.domain.writing.trouble import Troubles
 from svc_storage.domain.writing.writers import EpochClaim, check_lease, check_writer_id, take_epoch
 from svc_storage.ports import (
     Clock,
@@ -77,6 +78,7 @@ class Committer:
         self.view = view
         self.commits = self.rows = 0  # since the table was opened
         self._leases, self._clock = leases, clock
+        self.troubles = Troubles(clock)
         self.landing, self._following = landing, following
         self._streams: dict[str, AppendStream] = {}
         self._group = Group()
@@ -120,6 +122,11 @@ class Committer:
     @property
     def log(self) -> CommitLog:
         return self.landing.log
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of batches that wait for the next commit."""
+        return self._group.size
 
     @property
     def stream_count(self) -> int:
@@ -189,6 +196,7 @@ class Committer:
             except VersionTaken:
                 await self._refresh()
                 continue
+            self.troubles.landed()
             failpoint("storage.before_publish")
             return await self._publish(committed)
         if found := self._landed(tried):
@@ -288,6 +296,7 @@ class Committer:
         try:
             result = await work()
         except Exception as error:
+            self.troubles.note(error)
             if not done.cancelled():
                 done.set_exception(error)
         else:
@@ -312,17 +321,21 @@ class Committer:
         group, self._group = self._group, Group()
         self._emptied.set()
         started_s = self._clock.monotonic_s()
+        self.troubles.began()
         try:
             await self._check_leases(group)
             live = [entry for entry in group.entries if entry.stream.live]
             entries, committed, written = await self._commit_entries(live)
         except errors.MillraceError as error:
+            self.troubles.note(error)
             _fail(group.entries, error)
             return
         except Exception:
             _log.exception("a commit failed unexpectedly")
             _fail(group.entries, errors.Unexpected("the commit failed"))
             return
+        finally:
+            self.troubles.ended()
         if committed is None or written is None:
             return
         self.commits += 1

@@ -38,6 +38,8 @@ def read(place: Place) -> LogTail:
     Raises ChecksumMismatch; FileNotFoundError when the log is being cut meanwhile: read again."""
     numbers = log_versions(place)
     if not numbers:
+        if place.exists(_path(0)):
+            raise errors.StoreUnavailable("the store does not list the table's log", retry_after_ms=1_000)
         raise errors.ChecksumMismatch("the table's log is empty", hint="restore the table's folder from a copy")
     first = _unbroken_from(numbers)
     removed: Mapping[str, int] = {}

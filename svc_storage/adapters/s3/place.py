@@ -44,11 +44,21 @@ class S3Place:
         try:
             create_table(self._objects.url, schema, properties, self._options())
         except Exception as error:
-            if self.exists(first):  # it happened, or another did it: the uid is the same
-                return
+            # What is there now may be taken back by a server that just failed: nobody is told of it, and who repeats it finds it.
             if known := self.failure(error):
                 raise known from error
-            raise
+            if not self.exists(first):  # else another did it: the uid is the same
+                raise
+        self._must_be_kept(first)
+
+    def _must_be_kept(self, first: str) -> None:
+        """Before a catalog names the table. A server whose disk was full was seen to take a first entry and to have none afterwards."""
+        try:
+            kept = bool(self.read(first)) and log_name(0) in self.names(LOG)
+        except FileNotFoundError:
+            kept = False
+        if not kept:
+            raise errors.StoreUnavailable("the object store did not keep the new table", retry_after_ms=1_000)
 
     def names(self, folder: str) -> Sequence[str]:
         return [one.key.removeprefix(f"{folder}/") for one in self._objects.look(folder)[1]]

@@ -130,6 +130,7 @@ async def append_all(target: str, writer: str) -> None:
     print(told)
 
 
+@pytest.mark.timeout(300)  # four programs start side by side
 async def test_every_commit_of_every_client_is_there_once(home: Path) -> None:
     spec = ServiceSpec(name="storage", settings=Settings.from_env, compose=compose)
     async with running(spec, {"MILLRACE_HOME": str(home), "MILLRACE_STORAGE_BACKEND": "memory"}) as served:

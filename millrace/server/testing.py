@@ -23,6 +23,7 @@ from millrace.server.supervision import Background
 from millrace.server.telemetry import Telemetry, start_telemetry
 
 S = TypeVar("S")
+END_LIMIT_S = 60.0
 
 
 def _entry(principal: str, kind: str, *roles: str) -> dict[str, object]:
@@ -94,4 +95,6 @@ async def running(
         for channel in served._channels:
             await channel.close()
         serving.drain(0.2)
-        await serving.ended.wait()
+        # A test that ran out of time has cancelled what ends the service: it fails, and does not hang.
+        async with asyncio.timeout(END_LIMIT_S):
+            await serving.ended.wait()

@@ -15,6 +15,15 @@ ONLY = [name for name in os.environ.get("TEST_BACKENDS", "").split(",") if name]
 collect_ignore = [] if "cassandra" in ONLY else ["test_key_tables.py"]
 CHOSEN = ONLY or [name for name in BACKENDS if name in ("memory", "local", "s3")]
 
+START_AND_TEST_S = 300
+"""Limit of a test where stores are named: the first that needs one may wait for three servers to start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if ONLY and Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(START_AND_TEST_S))
+
 
 @pytest.fixture(params=CHOSEN)
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:

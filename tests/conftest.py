@@ -18,7 +18,6 @@ import hypothesis
 import pytest
 
 from millrace.laptop.servers import cassandra_files
-from tools import infra_tools, istio_definitions
 
 CHROMIUM = "MILLRACE_CHROMIUM"
 KEPT = {CHROMIUM}
@@ -54,7 +53,6 @@ def _makes_namespaces() -> bool:
 TOOLS: dict[str, Callable[[], object]] = {
     "cassandra": functools.cache(_has_cassandra),
     "chromium": chromium_path,
-    "istio-definitions": functools.cache(istio_definitions.definitions),
     "grpcurl": lambda: shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"),
     "namespaces": functools.cache(_makes_namespaces),
     "postgres": _runs_as_others,

@@ -2,7 +2,7 @@
 
 Kubernetes' own kinds against its schemas, unknown fields refused; Istio's against the definitions of the version we want; the rules of
 tools/infra_rules.py; what istio/generate.py would write; workflows; policy documents of AWS. Kustomize comes inside kubectl, and that
-as a wheel. Istio's definitions come by Go: without it that part is left out, and said so.
+as a wheel; Istio's definitions are istio/definitions.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # run as a program, from any folder
 from istio.contracts import rpcs  # noqa: E402
 from tools import infra_rules  # noqa: E402
 from tools.infra_rules import Object, name_of  # noqa: E402
-from tools.istio_definitions import VERSION, definitions  # noqa: E402
+from tools.istio_definitions import DEFINITIONS  # noqa: E402
 
 OVERLAYS = ("dev", "prod-s3", "prod-cassandra")
 KUBERNETES = "1.34"
@@ -45,16 +45,10 @@ def build(folder: Path) -> list[Object]:
 @cache
 def istio_schemas() -> dict[tuple[str, str], Any]:
     """(apiVersion, kind) -> its schema, closed: a field that it does not name is refused."""
-    path = definitions()
-    assert path is not None
     found = {}
-    for one in filter(None, yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
-        for version in one["spec"]["versions"]:
-            schema = {
-                "type": "object",
-                "properties": {"spec": closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])},
-            }
-            found[f"{one['spec']['group']}/{version['name']}", one["spec"]["names"]["kind"]] = schema
+    for name, spec in json.loads(DEFINITIONS.read_text())["schemas"].items():
+        version, kind = name.split()
+        found[version, kind] = {"type": "object", "properties": {"spec": closed(spec)}}
     return found
 
 
@@ -83,10 +77,9 @@ def schema_faults(objects: list[Object]) -> Iterator[str]:
         try:
             if ".istio.io/" not in version:
                 kubernetes_validate.validate(one, KUBERNETES, strict=True)
-            elif definitions() is not None:
-                if (version, kind) not in istio_schemas():
-                    yield f"{name_of(one)}: there is no {version} {kind}"
-                    continue
+            elif (version, kind) not in istio_schemas():
+                yield f"{name_of(one)}: there is no {version} {kind}"
+            else:
                 jsonschema.Draft7Validator(istio_schemas()[version, kind]).validate(dict(one))
         except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as fault:
             place = ".".join(map(str, fault.path)) or "spec"
@@ -156,8 +149,6 @@ def main() -> int:
         bad += len(found)
         print(f"{name:<34} {time.monotonic() - started:5.1f} s  {'FAILED' if found else 'ok'}", flush=True)
         print("".join(f"    {line}\n" for line in found), end="", flush=True)
-    if definitions() is None:
-        print(f"!! LEFT OUT: Istio's kinds against their definitions {VERSION}: install Go, then again")
     return int(bool(bad))
 
 

@@ -18,7 +18,6 @@ from tools import infra_rules, infra_static
 
 Change = Callable[[dict[str, Any]], None]
 OVERLAYS = [f"{where}/overlays/{name}" for where in ("manifests", "istio") for name in infra_static.OVERLAYS]
-ISTIO = pytest.mark.needs("istio-definitions")
 
 
 @cache
@@ -26,7 +25,6 @@ def built(overlay: str) -> list[infra_rules.Object]:
     return infra_static.build(ROOT / overlay)
 
 
-@ISTIO
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_passes(overlay: str) -> None:
     assert len(built(overlay)) > 30
@@ -90,10 +88,8 @@ def nobody_named(one: dict[str, Any]) -> None:
         ("manifests", "Deployment", "storage", unknown_field, "'readOnly' was unexpected"),
         ("manifests", "Deployment", "storage", writable_root, "writable root"),
         ("manifests", "Deployment", "storage", as_root, "runAsNonRoot must be true"),
-        pytest.param(
-            "istio", "VirtualService", "storage", unknown_istio_field, "'attempt' was unexpected", marks=ISTIO
-        ),
-        pytest.param("istio", "PeerAuthentication", "default", strictt, "'STRICTT' is not one of", marks=ISTIO),
+        pytest.param("istio", "VirtualService", "storage", unknown_istio_field, "'attempt' was unexpected"),
+        pytest.param("istio", "PeerAuthentication", "default", strictt, "'STRICTT' is not one of"),
         ("istio", "PeerAuthentication", "default", permissive, "mode PERMISSIVE: only STRICT"),
         ("istio", "DestinationRule", "storage", plaintext, "tls.mode must be ISTIO_MUTUAL"),
         (
@@ -151,7 +147,6 @@ def test_a_wrong_workflow_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "bad.yml" in "\n".join(infra_static.workflow_faults())
 
 
-@ISTIO
 def test_the_whole_check_is_quick() -> None:
     started = time.monotonic()
     run = subprocess.run(

@@ -20,7 +20,7 @@ from svc_extract.adapters.connectors.push import PushConnector
 from svc_extract.adapters.connectors.replay.connector import ReplayConnector
 from svc_extract.adapters.connectors.sql.connector import SqlConnector
 from svc_extract.adapters.secrets import ReferencedSecrets
-from svc_extract.adapters.storage.catalog import StorageCatalog
+from svc_extract.adapters.signals import ObservedCatalog
 from svc_extract.adapters.storage.leases import StorageLeases
 from svc_extract.adapters.storage.push import StorageGate
 from svc_extract.adapters.storage.sink import StorageSink
@@ -49,7 +49,8 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     connectors = {name: make(roots, clock, secrets) for name, make in CONNECTORS.items()}
     channel = runtime.channel("storage")
     as_caller, as_extract = Connection(channel), Connection(channel, token=runtime.settings.token.reveal)
-    catalog, tables = StorageCatalog(as_extract), StorageTables(as_caller, as_extract)
+    catalog = ObservedCatalog(as_extract, runtime.telemetry, runtime.table_labels)
+    tables = StorageTables(as_caller, as_extract)
     worker = f"extract@{socket.gethostname()}:{os.getpid()}"
     leases = StorageLeases(as_extract, f"{worker}:{uuid.uuid4().hex[:8]}", settings.lease_ttl_ms)
     tools = Tools(connectors, StorageSink(as_extract), tables, catalog, clock, worker, on_behalf_of)
@@ -61,6 +62,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         background={"sources": supervisor.run},
         on_drain=[supervisor.drain],
         counters=lambda: {"sources_working": float(supervisor.working)},
+        leases_lost=lambda: leases.lost,
         leases=lambda: [HeldLease(*one) for one in leases.held()],
     )
 

@@ -39,7 +39,8 @@ SWITCH_S = 0.0005
 async def compose(settings: Settings, runtime: Runtime) -> Composition:
     clock, files = SystemClock(), ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     store = await STORES[settings.backend](settings, files)
-    store = replace(store, backend=ObservedBackend(store.backend, Signals(runtime.telemetry)))
+    signals = Signals(runtime.telemetry)
+    store = replace(store, backend=ObservedBackend(store.backend, signals))
     leases = Leases(store.control, clock)
     await leases.start()
     address = settings.advertise or runtime.settings.address
@@ -58,6 +59,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         direct_files=settings.direct_files,
     )
     storage = Storage(store, around)
+    signals.watch(storage.opened, clock, runtime.table_labels)
     worker = f"storage@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     runs = MaintenanceRuns(storage.maintenance, worker)
     committer = CommitterServicer(storage.opened, around.fleet.leader)
@@ -77,6 +79,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         background={**storage.background(), "maintenance": runs.work, "committers": leadership.run},
         counters=storage.opened.counters,
         leases=lambda: [HeldLease(name, held.epoch, held.renewed_s) for name, held in leadership.held().items()],
+        leases_lost=lambda: leadership.lost,
         on_stop=[store.close, route.close, leadership.close, storage.opened.close],
     )
 

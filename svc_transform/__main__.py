@@ -66,6 +66,7 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
         on_stop=[close_engine, files.close],
         counters=lambda: {**reports.counters(), **files.counters()},
         leases=leases.held,
+        leases_lost=lambda: leases.lost,
     )
 
 

@@ -48,6 +48,7 @@ class ServerSettings:
     grants_file: Path | None = None  # principal -> rights, JSON; it wins over tokens, and rules what runs by itself
     audit_file: Path | None = None  # where the audit log goes; None: the process's own log
     log_level: str = "INFO"
+    metric_tables: tuple[str, ...] = ()  # tables that metrics may name; the rest are "other"
     otlp_endpoint: str = ""  # http://host:4317; empty: no telemetry leaves the process
     stream_age_s: float = 1800.0  # ± 10 %
     max_streams: int = 1000  # beyond: TOO_MANY_STREAMS
@@ -94,6 +95,7 @@ class ServerSettings:
             grants_file=_optional(shared, env, "GRANTS_FILE", must_exist=True),
             audit_file=_optional(shared, env, "AUDIT_FILE"),
             log_level=shared.text("LOG_LEVEL", "INFO", choices=LEVELS),
+            metric_tables=shared.words("METRIC_TABLES"),
             otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
             stream_age_s=shared.duration_ms("STREAM_AGE", 1_800_000, low=100) / 1000,
             max_streams=shared.integer("MAX_STREAMS", 1000, low=1),

@@ -12,6 +12,10 @@ MESSAGES = "millrace.messages"
 END_REASON = "millrace.end_reason"
 RESUMED_FROM = "millrace.resumed_from"
 PRINCIPAL = "millrace.principal"
+TABLE = "table"
+BACKEND = "backend"
+OPERATION = "op"
+LETTER_REASON = "reason"
 
 # metrics
 SERVER_DURATION = "rpc.server.call.duration"

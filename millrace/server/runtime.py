@@ -12,7 +12,7 @@ from millrace.server.authentication import Authenticator
 from millrace.server.config import ServerSettings
 from millrace.server.peers import PeerChannel, Peers
 from millrace.server.supervision import Background, Work
-from millrace.server.telemetry import Telemetry
+from millrace.server.telemetry import TableLabels, Telemetry
 
 S = TypeVar("S")
 Hook = Callable[[], Awaitable[None]]
@@ -38,6 +38,10 @@ class Runtime:
     draining: asyncio.Event  # set once drain begins: take no lease, start nothing new
     address: OwnAddress = field(default_factory=OwnAddress)
 
+    @property
+    def table_labels(self) -> TableLabels:
+        return TableLabels(frozenset(self.settings.metric_tables))
+
     def channel(self, service: str) -> PeerChannel:
         """The channel to another service, for its generated stub or for `millrace.client`'s core; it becomes a peer: this service is not
         SERVING before the peer answered once. Raises SettingsError when its target is not set."""
@@ -61,6 +65,7 @@ class Composition:
     on_stop: Sequence[Hook] = ()  # after the last call ended: close stores, flush
     counters: Callable[[], Mapping[str, float]] = dict  # for GetStatus
     leases: Callable[[], Iterable[HeldLease]] = tuple  # for GetStatus
+    leases_lost: Callable[[], float] = float  # ever, without those given back
     degraded: Callable[[], str] = str  # why the service is degraded, empty when it is not
 
 

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from millrace.admin.v1 import admin_pb2, admin_pb2_grpc
+from millrace.server import names as metrics
 from millrace.server.admin import AdminServicer, Facts
 from millrace.server.config import ServerSettings
 from millrace.server.health import Health
@@ -76,6 +77,16 @@ class Serving:
         )
         self.server = grpc.aio.server(interceptors=[Chain(layers)], options=options(settings))
         self._own = own
+        self._measure()
+
+    def _measure(self) -> None:
+        telemetry, parts = self._runtime.telemetry, self._parts
+        telemetry.gauge(
+            metrics.LEASE_HELD, "{lease}", "Leases that this process holds.", lambda: [(len(tuple(parts.leases())), {})]
+        )
+        telemetry.total(
+            metrics.LEASE_LOST, "{lease}", "Leases lost to another, or not renewed in time.", parts.leases_lost
+        )
 
     # -- start --------------------------------------------------------------------------------------------------------
     async def start(self) -> None:

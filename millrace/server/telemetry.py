@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation, UpDownCounter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -21,8 +21,28 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from millrace.server import names
 
 FLUSH_LIMIT_MS = 2000
+_READ_TRIES = 3
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PROPAGATOR = TraceContextTextMapPropagator()
+_OTHER = "other"
+Reading = tuple[float, Mapping[str, str]]
+"""A number and its attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableLabels:
+    """The tables that metrics may name (MILLRACE_METRIC_TABLES). All others are one: who creates tables shall not create time series."""
+
+    allowed: frozenset[str] = frozenset()
+
+    def of(self, table: str) -> Mapping[str, str]:
+        """`table`: full name or the last part of it; either may be allowed."""
+        short = table.rpartition("/")[2]
+        found = next((name for name in (table, short) if name in self.allowed), _OTHER)
+        return {names.TABLE: found}
+
+    def names(self, table: str) -> bool:
+        return self.of(table)[names.TABLE] != _OTHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,17 @@ class Telemetry:
         return self.tracer.start_as_current_span(
             what, Context(), SpanKind.CONSUMER, links=links, record_exception=False, set_status_on_exception=False
         )
+
+    def seconds(self, name: str, description: str) -> Histogram:
+        return _seconds(self.meter, name, description)
+
+    def gauge(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """`read` is called whenever metrics leave the process, on a thread of the exporter."""
+        self.meter.create_observable_gauge(name, [_observer(read)], unit, description)
+
+    def total(self, name: str, unit: str, description: str, read: Callable[[], float]) -> None:
+        """The same for a number that only grows."""
+        self.meter.create_observable_counter(name, [_observer(lambda: [(read(), {})])], unit, description)
 
     async def close(self) -> None:
         def flush() -> None:
@@ -95,17 +126,35 @@ def _otlp(endpoint: str) -> tuple[SpanProcessor, MetricReader]:
     return spans, metrics
 
 
+def _seconds(meter: Meter, name: str, description: str) -> Histogram:
+    return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=_SECONDS)
+
+
+def _observer(read: Callable[[], Iterable[Reading]]) -> Callable[[CallbackOptions], list[Observation]]:
+    def observe(_: CallbackOptions) -> list[Observation]:
+        for _attempt in range(_READ_TRIES):
+            try:
+                return [Observation(value, attributes) for value, attributes in read()]
+            except RuntimeError:  # what is read grew meanwhile: the event loop runs on another thread
+                continue
+        return []
+
+    return observe
+
+
 def _instruments(meter: Meter) -> Instruments:
     def seconds(name: str, description: str) -> Histogram:
-        return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=_SECONDS)
+        return _seconds(meter, name, description)
 
     return Instruments(
         server_duration=seconds(names.SERVER_DURATION, "From a call's arrival to its status."),
         client_duration=seconds(names.CLIENT_DURATION, "From a call's start to its status."),
-        stream_active=meter.create_up_down_counter(names.STREAM_ACTIVE, "1", "Open streams."),
+        stream_active=meter.create_up_down_counter(names.STREAM_ACTIVE, "{stream}", "Open streams."),
         stream_first_message=seconds(names.STREAM_FIRST_MESSAGE, "From a stream's arrival to its first response."),
-        stream_end=meter.create_counter(names.STREAM_END, "1", "Ended streams by reason."),
-        stream_resumes=meter.create_counter(names.STREAM_RESUMES, "1", "Streams that go on where another was cut."),
+        stream_end=meter.create_counter(names.STREAM_END, "{stream}", "Ended streams by reason."),
+        stream_resumes=meter.create_counter(
+            names.STREAM_RESUMES, "{stream}", "Streams that go on where another was cut."
+        ),
     )
 
 

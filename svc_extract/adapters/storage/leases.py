@@ -24,14 +24,19 @@ class StorageLeases:
     def __init__(self, as_extract: Connection, holder: str, ttl_ms: int) -> None:
         self._connection, self._holder, self._ttl_s = as_extract, holder, ttl_ms / 1000
         self._keepers: dict[str, LeaseKeeper] = {}
+        self.lost = 0
 
     def held(self) -> list[tuple[str, int, float]]:
         """Name, epoch, and when it was last renewed (monotonic seconds)."""
         return [(one.name, one.epoch, one.renewed_at) for one in self._keepers.values()]
 
+    def _count(self, _: object) -> None:
+        self.lost += 1
+
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[_Held]:
-        async with LeaseKeeper(self._connection, name, self._holder, ttl_s=self._ttl_s) as keeper:
+        made = LeaseKeeper(self._connection, name, self._holder, ttl_s=self._ttl_s, on_lost=self._count)
+        async with made as keeper:
             self._keepers[name] = keeper
             try:
                 yield _Held(keeper)

@@ -79,6 +79,7 @@ class Leadership:
         self._others: dict[str, _Other] = {}
         self._guards: dict[str, asyncio.Lock] = {}
         self._closed = False
+        self.lost = 0
 
     async def holder(self, uid: str, *, fresh: bool = False) -> str:
         if (known := self._known(uid, fresh)) is not None:
@@ -127,6 +128,7 @@ class Leadership:
                 held.until_s, held.renewed_s = began_s + self._ttl_ms * 2 / 3_000, began_s
             else:
                 _log.info("the lease %s%s went to another replica", PREFIX, uid)
+                self.lost += 1
                 del self._held[uid]
 
     async def close(self) -> None:

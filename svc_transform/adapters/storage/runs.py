@@ -80,12 +80,14 @@ class StoredLeases:
     def __init__(self, storage: Connection, holder: str, *, ttl_s: float) -> None:
         self._connection, self._holder, self._ttl_s = storage, holder, ttl_s
         self._held: dict[str, LeaseKeeper] = {}
+        self.lost = 0
 
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[StoredHeld]:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def gone(_: object) -> None:
+            self.lost += 1
             if not lost.done():
                 lost.set_result(None)
 

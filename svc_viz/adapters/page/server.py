@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,10 @@ class PageServer:
         hosts: Collection[str] = (),
         reuse_port: bool = False,
         people: Everybody | None = None,
+        painted: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`people`: who an ingress signs in; None: the one who has the key."""
+        """`people`: who an ingress signs in; None: the one who has the key. `painted`: told each frame's seconds."""
+        self._painted = painted
         self._home, self._host, self._port, self._more_hosts, self._reuse = home, host, port, tuple(hosts), reuse_port
         self._server: BaseServer | None = None
         self._http: Any = None
@@ -130,7 +132,7 @@ class PageServer:
         if dashboard is None:
             OverviewSession(doc, visit.board)
             return
-        DashboardSession(doc, Desk(dashboard, state, visit.hub, visit.board), visit.board)
+        DashboardSession(doc, Desk(dashboard, state, visit.hub, visit.board), visit.board, self._painted)
 
     async def stop(self) -> None:
         """Closes the port and every connection, so that browsers look for the next instance at once. Safe to repeat."""

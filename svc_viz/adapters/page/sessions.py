@@ -45,8 +45,16 @@ class Pump:
     the tab is hidden or has not painted the one before."""
 
     def __init__(
-        self, doc: Document, wire: Wire, rate_hz: float, draw: Callable[[], None], wait: Callable[[], Any]
+        self,
+        doc: Document,
+        wire: Wire,
+        rate_hz: float,
+        draw: Callable[[], None],
+        wait: Callable[[], Any],
+        measured: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """`measured`: told the seconds of each frame that was painted."""
+        self._measured = measured
         self._doc, self._wire, self._interval, self._draw, self._wait = doc, wire, 1 / rate_hz, draw, wait
         self._hurry = asyncio.Event()
         self._hurry_until = 0.0
@@ -82,6 +90,7 @@ class Pump:
             await self._one_frame()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._painted.wait(), ACK_S)
+                self._measured(loop.time() - began)
             if loop.time() >= self._hurry_until:
                 self._hurry.clear()
                 with suppress(TimeoutError):
@@ -117,14 +126,16 @@ class Roots:
 class DashboardSession:
     """Builds the document and keeps it up to date until the session ends."""
 
-    def __init__(self, doc: Document, desk: Desk, board: NoticeBoard) -> None:
+    def __init__(
+        self, doc: Document, desk: Desk, board: NoticeBoard, measured: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._doc, self._desk, self._board = doc, desk, board
         self._charts: dict[str, Chart] = {}
         self._panels: dict[str, Panel] = {}
         self._wire = Wire()
         with doc.models.freeze():
             self._build()
-        self._pump = Pump(doc, self._wire, desk.spec.live.max_rate_hz, self._draw, desk.mailbox.wait)
+        self._pump = Pump(doc, self._wire, desk.spec.live.max_rate_hz, self._draw, desk.mailbox.wait, measured)
         self._wire.on_change("command", self._on_command)
         self._wire.on_change("seen", lambda _attr, _old, new: self._pump.painted(new))
         doc.on_session_destroyed(lambda _context: self.close())

@@ -52,7 +52,7 @@ class S3Place:
         self._must_be_kept(first)
 
     def _must_be_kept(self, first: str) -> None:
-        """Before a catalog names the table. A server whose disk was full was seen to take a first entry and to have none afterwards."""
+        """Before a catalog names the table. A server whose disk was full was seen to take a first entry and to list none afterwards."""
         try:
             kept = bool(self.read(first)) and log_name(0) in self.names(LOG)
         except FileNotFoundError:

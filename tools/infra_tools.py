@@ -164,8 +164,10 @@ KWOK = Module("sigs.k8s.io/kwok", "v0.8.0", "h1:OTIOTwgROqPMovcTwxICx2eYQ4AwLpSx
 KUSTOMIZE = Module("sigs.k8s.io/kustomize/kustomize/v5", "v5.8.1", "h1:Pgsg5psubpVEy7Nf6S89PARg5VmmWUC1l9dC6Dl4PG0=")
 JAEGER = Module("github.com/jaegertracing/jaeger", "v1.76.0", "h1:sWCOOF1dr+NL0PLil7mFo3BqqQL8k4WiM7aguFbc14g=")
 BUILDER = Module(
-    "go.opentelemetry.io/collector/cmd/builder", "v0.165.0", "h1:UKsS/BX+7hEP1MwjHYTPB8yB7z0LSVAC5BTlrSKgpY0="
+    "go.opentelemetry.io/collector/cmd/builder", "v0.150.0", "h1:y0hMAWqvVBkSFLlmrIWHIt9tcgxL0AlkOwBT3ximy7s="
 )
+PROVIDERS, PROVIDERS_VERSION = "go.opentelemetry.io/collector/confmap/provider", "v1.56.0"
+PROVIDED = ("envprovider", "fileprovider", "yamlprovider")
 # What a collector is made of; all of one release.
 COLLECTOR = {
     "receivers": ("go.opentelemetry.io/collector/receiver/otlpreceiver",),
@@ -197,6 +199,7 @@ def make_collector(folder: Path) -> None:
             kind: [{"gomod": f"{module} {BUILDER.version}"} for module in modules]
             for kind, modules in COLLECTOR.items()
         }
+        recipe["providers"] = [{"gomod": f"{PROVIDERS}/{name} {PROVIDERS_VERSION}"} for name in PROVIDED]
         recipe["dist"] = {"module": "tools.invalid/otelcol", "name": "otelcol", "output_path": str(work / "otelcol")}
         (work / "builder.yaml").write_text(json.dumps(recipe))
         run(
@@ -268,7 +271,7 @@ TOOLS = (
     go_tool("istioctl", ISTIO_VERSION, ISTIO, "istioctl/cmd/istioctl", ISTIO_FLAGS, ISTIO_DATA),
     go_tool("pilot-discovery", ISTIO_VERSION, ISTIO, "pilot/cmd/pilot-discovery", ISTIO_FLAGS),
     go_tool("pilot-agent", ISTIO_VERSION, ISTIO, "pilot/cmd/pilot-agent", ISTIO_FLAGS),
-    Tool("otelcol", BUILDER.version[1:], ("otelcol",), make_collector, f"{BUILDER} {COLLECTOR}"),
+    Tool("otelcol", BUILDER.version[1:], ("otelcol",), make_collector, f"{BUILDER} {COLLECTOR} {PROVIDED}"),
     go_tool("kwok", KWOK.version[1:], KWOK, "cmd/kwok", data=(("kustomize/stage", "stage"),)),
     go_tool("jaeger", JAEGER.version[1:], JAEGER, "cmd/all-in-one"),
 )  # fmt: skip

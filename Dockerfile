@@ -21,7 +21,7 @@ COPY svc_transform/ svc_transform/
 COPY svc_analysis/ svc_analysis/
 COPY svc_viz/ svc_viz/
 RUN /opt/millrace/bin/python -m pip wheel --no-build-isolation --no-deps --no-index --wheel-dir /dist .
-RUN /opt/millrace/bin/python -m pip install --no-compile --no-deps --no-index --find-links /dist millrace
+RUN /opt/millrace/bin/python -m pip install --no-compile --no-deps --no-index /dist/*.whl
 # Compiled here, because nothing can be written where it runs.
 RUN /opt/millrace/bin/python -m compileall -q /opt/millrace/lib
 

@@ -13,7 +13,6 @@ from millrace.client.channel import Connection
 from millrace.server.admin import HeldLease
 from millrace.server.bootstrap import run
 from millrace.server.runtime import Composition, Runtime, ServiceSpec
-from millrace.storage.v1 import committer_pb2_grpc, leases_pb2_grpc, resources_pb2_grpc, storage_pb2_grpc
 from svc_storage.adapters.clock import SystemClock
 from svc_storage.adapters.committer_client import CommitClient
 from svc_storage.adapters.observed import ObservedBackend, Signals
@@ -26,10 +25,7 @@ from svc_storage.domain.control.leadership import Fleet, Leadership
 from svc_storage.domain.control.leases import Leases
 from svc_storage.domain.storage import Around, Storage
 from svc_storage.domain.upkeep import Policy
-from svc_storage.servicers.committer import CommitterServicer
-from svc_storage.servicers.leases import LeaseServicer
-from svc_storage.servicers.resources import ResourceServicer
-from svc_storage.servicers.storage import StorageServicer
+from svc_storage.servicers.every import servicers
 from svc_storage.stores import STORES, archive_of
 
 SWITCH_S = 0.0005
@@ -62,18 +58,12 @@ async def compose(settings: Settings, runtime: Runtime) -> Composition:
     signals.watch(storage.opened, clock, runtime.table_labels)
     worker = f"storage@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     runs = MaintenanceRuns(storage.maintenance, worker)
-    committer = CommitterServicer(storage.opened, around.fleet.leader)
 
     async def connect() -> None:
         runs.connect(Connection(runtime.own_channel()))
 
     return Composition(
-        servicers=[
-            (storage_pb2_grpc.add_StorageServiceServicer_to_server, StorageServicer(storage, runs.ledger)),
-            (resources_pb2_grpc.add_ResourceServiceServicer_to_server, ResourceServicer(storage.resources, clock)),
-            (leases_pb2_grpc.add_LeaseServiceServicer_to_server, LeaseServicer(leases)),
-            (committer_pb2_grpc.add_CommitterServiceServicer_to_server, committer),
-        ],
+        servicers=servicers(storage, runs.ledger, around.fleet.leader),
         on_start=[connect],
         on_drain=[runs.stop],
         background={**storage.background(), "maintenance": runs.work, "committers": leadership.run},

@@ -63,9 +63,9 @@ def prepare_storage(main: Any, losses: Losses) -> None:
 
 
 def prepare_extract(main: Any, losses: Losses) -> None:
-    sink, catalog = main.StorageSink, main.StorageCatalog
+    sink, catalog = main.StorageSink, main.ObservedCatalog
     main.StorageSink = lambda *args: losses.wrap(sink(*args), "Sink", open="Appender")
-    main.StorageCatalog = lambda *args: losses.wrap(catalog(*args), "Catalog")
+    main.ObservedCatalog = lambda *args: losses.wrap(catalog(*args), "Catalog")
 
 
 def prepare_transform(main: Any, losses: Losses) -> None:

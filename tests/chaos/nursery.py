@@ -179,6 +179,9 @@ def _become(wanted: Mapping[str, Any]) -> None:
         if "module" in wanted:
             _run_module(wanted["module"], wanted["arguments"])
         child.start(wanted["area"])
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(70)
 

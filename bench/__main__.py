@@ -15,6 +15,7 @@ MEASUREMENTS = {
     "p6": "bench.p6_query",
     "hour": "bench.hour",
     "catalog": "bench.catalog",
+    "p10": "bench.p10_scale",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A developer's own `make up` must not leak into the tests, nor its targets and tokens into what they start.
     for name in [name for name in os.environ if name.startswith("MILLRACE_") and name not in KEPT]:
         del os.environ[name]
+    # A shell's background job ignores Ctrl-C, and what it starts would too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,6 +61,8 @@ class Stage:
 
     answers: MemoryAnswers
     catalog: MemoryCatalog
+    board: NoticeBoard
+    hub: Hub
     page: PageServer
     future: pa.Table
     played: int = 0
@@ -134,7 +136,7 @@ async def staged(
     board, hub = NoticeBoard(), Hub(answers, lambda: datetime.now(UTC))
     catalog = MemoryCatalog({shown.name: shown})
     page = PageServer(board, hub, home=home, host="127.0.0.1", port=port)
-    stage = Stage(answers, catalog, page, future)
+    stage = Stage(answers, catalog, board, hub, page, future)
     stage.tell()
     watching = asyncio.create_task(catalog.run(board))
     await asyncio.sleep(0)

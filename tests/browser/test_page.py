@@ -172,11 +172,10 @@ async def test_a_page_outlives_its_server(open_page: Any, stage: Stage, context:
     page = await open_page("/d/flights?origin=JFK")
     await page.ready()
     port, home = stage.page.port, stage.page._home
-    board, hub = stage.page._board, stage.page._hub
     await stage.page.stop()
     await page.until("!document.getElementById('banner').hidden", 3000)
     assert await page.text("#live b") == "Disconnected"
-    stage.page = PageServer(board, hub, home=home, host="127.0.0.1", port=port)
+    stage.page = PageServer(stage.board, stage.hub, home=home, host="127.0.0.1", port=port)
     await stage.page.start()
     await page.until(
         "document.getElementById('banner').hidden && document.documentElement.dataset.ready === 'yes'", 15_000

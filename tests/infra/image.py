@@ -24,14 +24,14 @@ set -eu
 root=$1 base=$2 installed=$3 dependencies=$4 settings=$5 home=$6; shift 6
 mount --make-rprivate /
 mount -t tmpfs -o size=1m,mode=0755 image "$root"
+mkdir "$root/tmp" "$root/proc"
+mount -t tmpfs -o size=64m,mode=1777 tmp "$root/tmp"  # before the rest: some of what is bound may lie below it
 bind() { mkdir -p "$root$2"; mount --bind "$1" "$root$2"; mount -o "remount,bind,$3" "$root$2"; }
 for folder in $base; do bind "$folder" "$folder" ro; done
 bind "$installed" /opt/millrace ro
 bind "$dependencies" "$dependencies" ro
 bind "$settings" /etc/millrace ro
 bind "$home" /var/lib/millrace rw
-mkdir "$root/tmp" "$root/proc"
-mount -t tmpfs -o size=64m,mode=1777 tmp "$root/tmp"
 mount -t proc proc "$root/proc"
 for file in $NAMES; do [ ! -e "/etc/$file" ] || cp "/etc/$file" "$root/etc/$file"; done
 mount -o remount,ro "$root"

@@ -10,7 +10,7 @@ FLEET := memory,s3
 STAGES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test fmt proto lock bench test-storage chaos fleet chaos-stores infra-static infra-test pulumi-test clean server-set dev-set weed-set
+.PHONY: help up down test fmt proto lock bench test-storage test-spark chaos fleet chaos-stores infra-static infra-test pulumi-test clean server-set dev-set weed-set
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: dev-set ## measure against peers (bench/README.md)
 
 test-storage: dev-set ## storage's contract suite on one store: BACKEND=memory|local|s3|cassandra|cassandra3
 	@exec $(RUN)/python tools/test_storage.py $(BACKEND)
+
+test-spark: dev-set ## Apache Spark reads our table and we read its; fetches Spark into build/spark, wants java and mvn
+	@exec $(RUN)/python tools/test_spark.py
 
 chaos: dev-set ## a hundred episodes of kills and faults
 	@exec $(RUN)/python -m tests.chaos

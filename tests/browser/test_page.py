@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from playwright.async_api import BrowserContext
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from millrace.errors import StoreUnavailable
 from svc_viz.adapters.page.server import PageServer
@@ -218,8 +220,15 @@ async def test_live_data_leave_a_zoomed_reader_alone(open_page: Any, stage: Stag
         await page.until(f"Number(document.documentElement.dataset.frame) > {frame}")
         assert await page.page.evaluate(ranges) == zoomed
         await page.until("!document.getElementById('tip').hidden", 2000)
-    await page.page.click("#card-ts [data-act=reset]")
-    await page.until(f"Bokeh.documents[0].roots().find((one) => one.name === 'ts').x_range.start < {zoomed[0]}")
+    whole = f"Bokeh.documents[0].roots().find((one) => one.name === 'ts').x_range.start < {zoomed[0]}"
+    for _ in range(3):  # a drawing that ends with the click may put the old range back: the reader clicks again
+        if await page.page.is_visible("#card-ts [data-act=reset]"):
+            await page.page.click("#card-ts [data-act=reset]")
+        await stage.commit(30)
+        with suppress(PlaywrightTimeout):
+            await page.until(whole, 3000)
+            break
+    await page.until(whole, 1000)
 
 
 async def test_bad_addresses_open_and_lost_pages_lead_back(open_page: Any, stage: Stage) -> None:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from millrace.errors import ResourceExists
 from millrace.extract.v1 import extract_pb2
 from millrace.transform.v1 import transform_pb2
 from millrace.types.v1 import pipeline_pb2, run_pb2
-from svc_storage.domain.control.resource_names import Selection
+from svc_storage.adapters.stored import READER_KEPT_US, every, unpacked
 from svc_storage.domain.control.resources import Resources, ResourceWish
 from svc_storage.ports import Clock, Derived, Packed, RequestMark, Resource, Version
-
-M = TypeVar("M", bound=Message)
-READER_KEPT_US = 24 * 3600 * 1_000_000
-_PAGE = 200
 
 
 class ResourceUsers:
@@ -31,10 +26,10 @@ class ResourceUsers:
 
     async def of(self, table: str) -> Sequence[str]:
         users = []
-        async for source in self._all("sources"):
-            if source.spec and _message(source.spec, extract_pb2.SourceSpec()).table == table:
+        async for source in every(self._resources, "sources"):
+            if source.spec and unpacked(source.spec, extract_pb2.SourceSpec()).table == table:
                 users.append(source.name)
-        async for transform in self._all("transforms"):
+        async for transform in every(self._resources, "transforms"):
             if table in _tables_of(transform):
                 users.append(transform.name)
         return users
@@ -45,16 +40,16 @@ class ResourceUsers:
     async def of_table(self, table_uid: str) -> Sequence[tuple[str, Version]]:
         found: list[tuple[str, Version]] = []
         oldest_us = self._clock.now_us() - READER_KEPT_US
-        async for reader in self._all("readers"):
+        async for reader in every(self._resources, "readers"):
             if reader.spec is None or reader.status is None or reader.updated_us < oldest_us:
                 continue
-            if _message(reader.spec, pipeline_pb2.ReaderSpec()).table_uid == table_uid:
-                found.append((reader.name, _message(reader.status, pipeline_pb2.ReaderStatus()).version))
+            if unpacked(reader.spec, pipeline_pb2.ReaderSpec()).table_uid == table_uid:
+                found.append((reader.name, unpacked(reader.status, pipeline_pb2.ReaderStatus()).version))
         return found
 
     async def derived(self, table: str) -> Sequence[Derived]:
         found = []
-        async for transform in self._all("transforms"):
+        async for transform in every(self._resources, "transforms"):
             output = _output_of(transform)
             if output and output != table and table in _tables_of(transform):
                 found.append(Derived(transform.name, output))
@@ -72,19 +67,9 @@ class ResourceUsers:
             await self._resources.put(wish, RequestMark(f"refresh/{run_id}"[:128], "storage", digest))
         return name
 
-    async def _all(self, collection: str) -> AsyncIterator[Resource]:
-        after_name = ""
-        while True:
-            page, _ = await self._resources.page(Selection(collection), after_name=after_name, limit=_PAGE)
-            for resource in page:
-                yield resource
-            if len(page) < _PAGE:
-                return
-            after_name = page[-1].name
-
 
 def _output_of(transform: Resource) -> str:
-    return _message(transform.spec, transform_pb2.TransformSpec()).output if transform.spec else ""
+    return unpacked(transform.spec, transform_pb2.TransformSpec()).output if transform.spec else ""
 
 
 def _packed(message: Message) -> Packed:
@@ -96,18 +81,8 @@ def _packed(message: Message) -> Packed:
 def _tables_of(transform: Resource) -> set[str]:
     tables: set[str] = set()
     if transform.spec:
-        spec = _message(transform.spec, transform_pb2.TransformSpec())
+        spec = unpacked(transform.spec, transform_pb2.TransformSpec())
         tables |= {spec.output, spec.driving_table}
     if transform.status:
-        tables |= {read.table for read in _message(transform.status, transform_pb2.TransformStatus()).inputs}
+        tables |= {read.table for read in unpacked(transform.status, transform_pb2.TransformStatus()).inputs}
     return tables
-
-
-def _message(packed: Packed, into: M) -> M:
-    """What is of another type or damaged uses nothing."""
-    if packed.type_url.rpartition("/")[2] == into.DESCRIPTOR.full_name:
-        try:
-            into.ParseFromString(packed.value)
-        except DecodeError:
-            into.Clear()
-    return into

@@ -130,9 +130,7 @@ class Leases:
 
     async def is_held(self, name: str) -> bool:
         """Did its holder renew it within its ttl, as far as this process has seen?"""
-        run_out = await self._run_out(name)
-        row = await self._store.run(lambda tx: tx.lease(name))
-        return row is not None and bool(row.holder) and (row.epoch, row.renewals) != run_out
+        return (await self.sight(name)).held
 
     async def sight(self, name: str) -> LeaseSight:
         """Who has it, and whether they still renew it."""

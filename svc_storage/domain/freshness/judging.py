@@ -133,7 +133,6 @@ class TableSight:
     trouble: Trouble | None = None
     trouble_us: int = 0
     trying_us: int = 0
-    committer: str = ""
     failure: str = ""
 
 
@@ -143,9 +142,7 @@ def of_table(name: str, sight: TableSight, told: Mapping[str, Work], now_us: int
     seen = {"version": str(sight.head)}
     if rows_us is not None:
         seen["newest_rows"] = time_text(rows_us)
-    hop = Hop(
-        kind=Kind.TABLE, name=name, evidence=seen, replica=sight.committer, summary=f"{short(name)} takes commits"
-    )
+    hop = Hop(kind=Kind.TABLE, name=name, evidence=seen, summary=f"{short(name)} takes commits")
     if bad := _of_store(hop, sight, told, now_us):
         return bad
     return _of_letters(hop, sight.commits, now_us)
